@@ -1,0 +1,16 @@
+/** Number of key slots in the table; a slot is an index from 0 to KEY_SLOTS - 1. */
+export const KEY_SLOTS = 4096;
+
+/**
+ * Index into the key table. A device or a translation entry names the slot, never the key
+ * (AMD ASID, Intel KeyID).
+ */
+export type KeySlot = number & { readonly __unit: 'key slot' };
+
+/** @throws RangeError where it is not an index of the table. */
+export function keySlot(index: number): KeySlot {
+  if (!Number.isInteger(index) || index < 0 || index >= KEY_SLOTS) {
+    throw new RangeError(`expected a key slot from 0 to ${KEY_SLOTS - 1}, got ${index}`);
+  }
+  return index as KeySlot;
+}

@@ -1,0 +1,63 @@
+import type { RequesterId } from './requester-id.ts';
+
+/**
+ * An address as a device uses it: what the guest's driver wrote into a register or a descriptor.
+ * Registers of 64 bits hold a bigint, hot paths a number; above 2^53 only a bigint is exact, and
+ * no address there ever translates.
+ */
+export type Iova = number | bigint;
+
+export type DmaDirection = 'read' | 'write';
+
+/** Why the IOMMU refused; one reason a fault record. */
+export type FaultReason =
+  | 'no-device-table-entry'
+  | 'blocked-domain'
+  | 'bus-master-disabled'
+  | 'unmapped'
+  | 'no-read-permission'
+  | 'no-write-permission'
+  | 'slot-empty'
+  | 'slot-not-active'
+  | 'slot-of-another-vm'
+  | 'outside-memory'
+  | 'memory-failed';
+
+/**
+ * The one way from a device to guest memory. A port belongs to one function: the requester ID is
+ * the function's, never an argument. A refused access discloses no byte, alters no byte, leaves one
+ * fault record, and throws {@link DmaAbort} (the completer abort a real function would see).
+ *
+ * An access may start at any byte and have any length from 1 to {@link maxBytes}. It is refused
+ * as a whole or done as a whole.
+ */
+export interface DmaPort {
+  readonly rid: RequesterId;
+  /** The longest access in bytes; longer ones throw RangeError: split them. */
+  readonly maxBytes: number;
+  /** Reads `into.length` bytes at `iova` into `into`, without allocating. @throws DmaAbort */
+  readInto(iova: Iova, into: Uint8Array): void;
+  /** Writes all of `from` to `iova`, without allocating. @throws DmaAbort */
+  writeFrom(iova: Iova, from: Uint8Array): void;
+  /** Like {@link readInto}, into a new array. @throws DmaAbort (the promise rejects) */
+  read(iova: Iova, length: number): Promise<Uint8Array>;
+  /** Like {@link writeFrom}. @throws DmaAbort (the promise rejects) */
+  write(iova: Iova, bytes: Uint8Array): Promise<void>;
+}
+
+/** A DMA that was refused. Carries what the device may know: never data, never a key slot. */
+export class DmaAbort extends Error {
+  override readonly name = 'DmaAbort';
+  readonly direction: DmaDirection;
+  readonly iova: Iova;
+  readonly length: number;
+  readonly reason: FaultReason;
+
+  constructor(direction: DmaDirection, iova: Iova, length: number, reason: FaultReason) {
+    super(`DMA ${direction} of ${length} bytes at 0x${iova.toString(16)} was refused: ${reason}`);
+    this.direction = direction;
+    this.iova = iova;
+    this.length = length;
+    this.reason = reason;
+  }
+}

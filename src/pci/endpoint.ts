@@ -1,0 +1,87 @@
+import type { DmaPort } from './dma-port.ts';
+
+/** Type 0 configuration header, PCI Local Bus 3.0 section 6.2. */
+export interface PciIdentity {
+  readonly vendor: number;
+  readonly device: number;
+  readonly subsystemVendor: number;
+  readonly subsystem: number;
+  /** 0 to 255. */
+  readonly revision: number;
+  /** 24 bits: base class, sub-class, programming interface. */
+  readonly classCode: number;
+}
+
+/** One base address register: PCI Local Bus 3.0 section 6.2.5.1. */
+export interface BarWindow {
+  /** Bytes, a power of two; at least 16 for memory, 4 for I/O. */
+  readonly size: number;
+  readonly kind: 'memory' | 'io';
+  /** A 64-bit BAR takes the next index too, which is then undefined. */
+  readonly width: 32 | 64;
+  readonly prefetchable: boolean;
+}
+
+/** A capability of the list at 0x34: its ID and its bytes, with the two header bytes in front. */
+export interface PciCapability {
+  readonly id: number;
+  readonly bytes: Uint8Array;
+}
+
+/** What a reset came from; a function-level reset is PCIe base spec section 6.6.2. */
+export type ResetCause = 'function-level' | 'device' | 'power-state' | 'connection-lost';
+
+/** How interrupts leave a function; the transport implements it, the function calls it. */
+export interface InterruptLink {
+  /** What the guest has enabled now: at most one of them. */
+  enabled(): 'none' | 'intx' | 'msi' | 'msi-x';
+  /** Sends the message of an MSI or MSI-X vector; does nothing where it is not enabled. */
+  message(vector: number): void;
+  /** Drives INTA#: asserted until it is called again with false. */
+  intx(asserted: boolean): void;
+}
+
+/** An access that the function does not model, as real hardware would have absorbed it. */
+export interface UnmodelledAccess {
+  readonly bar: number;
+  readonly offset: number;
+  /** Bytes. */
+  readonly width: number;
+  readonly direction: 'read' | 'write';
+  readonly why: string;
+}
+
+/** What a transport lends to a function while it is plugged in. */
+export interface PciLink {
+  readonly dma: DmaPort;
+  readonly interrupts: InterruptLink;
+  /** Called for each unmodelled access; the transport logs and bounds it. */
+  unmodelled(access: UnmodelledAccess): void;
+}
+
+/**
+ * A PCI function as its transport sees it. Authors extend PciFunction, which implements this;
+ * the vfio-user server and the tests' bench drive it.
+ */
+export interface PciEndpoint {
+  readonly identity: PciIdentity;
+  /** True where it has a PCI Express capability (4 KiB of configuration space), else 256 bytes. */
+  readonly express: boolean;
+  /** In the order of the list. */
+  readonly capabilities: readonly PciCapability[];
+  /** Six entries. */
+  readonly bars: readonly (BarWindow | undefined)[];
+  /** 0 for no INTx pin, else 1 (INTA#); and the vectors of MSI and MSI-X. */
+  readonly interruptVectors: { readonly intx: 0 | 1; readonly msi: number; readonly msix: number };
+
+  /** Called once, before any access. */
+  plug(link: PciLink): void;
+  /**
+   * An access inside the window: the caller has checked offset and length against the size. Any
+   * length; 1, 2, 4 or 8 aligned bytes are one access, others are split as a bridge would.
+   */
+  readBar(bar: number, offset: number, into: Uint8Array): void;
+  writeBar(bar: number, offset: number, from: Uint8Array): void;
+  /** Back to the state after power-on; DMA and timers in flight must have no effect after it. */
+  reset(cause: ResetCause): void;
+}

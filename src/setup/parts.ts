@@ -1,0 +1,40 @@
+/** Everything outside npm that sealbus stands on, found or set up; all paths absolute. */
+export interface Parts {
+  readonly qemu: QemuPart;
+  readonly libvfioUser: LibvfioUserPart;
+  readonly kernel: KernelPart;
+  readonly busybox: { readonly version: string; readonly path: string };
+}
+
+export interface QemuPart {
+  readonly version: string;
+  readonly source: 'host' | 'debian';
+  /** Put in front of QEMU's own arguments: the program (the tree's loader, where unpacked) and its arguments. */
+  readonly command: readonly [program: string, ...args: string[]];
+  /** To be added to the environment. */
+  readonly env: Readonly<Record<string, string>>;
+}
+
+export interface LibvfioUserPart {
+  /** Debian's version of the qemu source package. */
+  readonly version: string;
+  /** The shared object, linked against libc alone. */
+  readonly library: string;
+  /** The unpacked source (include/, lib/, samples/): the C peers of tests and benchmarks are built from it. */
+  readonly source: string;
+}
+
+export interface KernelPart {
+  /** As uname -r prints it: 6.12.….-cloud-amd64. */
+  readonly release: string;
+  /** ELF vmlinux with a PVH entry: boots fastest. */
+  readonly vmlinux: string;
+  readonly bzImage: string;
+  /** lib/modules/<release>, unpacked. */
+  readonly modules: string;
+  /** What to give to `make -C` for out-of-tree modules, and the variables it needs on this host. */
+  readonly build: {
+    readonly directory: string;
+    readonly variables: Readonly<Record<string, string>>;
+  };
+}
