@@ -1,0 +1,209 @@
+/**
+ * The calls of libc that Node has no name for, each declared at its first use. Addresses are
+ * numbers (user space ends at 2^47), which koffi passes twice as fast as Buffers; a failure is a
+ * {@link SystemError}. Nothing here keeps a mapping or a descriptor: who makes one ends it.
+ */
+import koffi from 'koffi';
+import { SystemError } from './system-error.ts';
+
+export { SystemError } from './system-error.ts';
+
+/** A range of plain bytes that a call reads or fills; its ArrayBuffer must not be resizable. */
+export type Bytes = Uint8Array;
+
+export const PROT_NONE = 0;
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const MAP_SHARED = 0x01;
+export const MAP_PRIVATE = 0x02;
+export const MAP_FIXED = 0x10;
+export const MAP_ANONYMOUS = 0x20;
+export const MAP_NORESERVE = 0x4000;
+export const MAP_POPULATE = 0x8000;
+export const MADV_DONTFORK = 10;
+export const MADV_DONTDUMP = 16;
+export const MADV_WIPEONFORK = 18;
+export const MFD_CLOEXEC = 0x01;
+export const MFD_ALLOW_SEALING = 0x02;
+export const EFD_CLOEXEC = 0o2000000;
+export const EFD_NONBLOCK = 0o4000;
+export const PR_SET_DUMPABLE = 4;
+export const PAGE_SIZE = 4096;
+
+type Native = (...args: (number | bigint | string | Uint8Array | null)[]) => number;
+
+let processSymbols: ReturnType<typeof koffi.load> | undefined;
+
+/** Declares `prototype` (C syntax) out of the process's own symbols, at the first call. */
+function declared(prototype: string): () => Native {
+  let native: Native | undefined;
+  return () => {
+    if (native === undefined) {
+      processSymbols ??= koffi.load(null);
+      native = processSymbols.func(prototype) as Native;
+    }
+    return native;
+  };
+}
+
+/** @throws SystemError where `result` is -1, with the errno of the call made just before. */
+function checked(syscall: string, result: number, doing?: string): number {
+  if (result === -1) throw new SystemError(syscall, koffi.errno(), doing);
+  return result;
+}
+
+const mmapNative = declared(
+  'intptr_t mmap(uintptr_t addr, size_t length, int prot, int flags, int fd, int64_t offset)',
+);
+
+/**
+ * mmap(2). `address` 0 lets the kernel choose.
+ * @returns the address of the mapping. @throws SystemError
+ */
+export function mmap(
+  address: number,
+  length: number,
+  protection: number,
+  flags: number,
+  fd = -1,
+  offset = 0,
+): number {
+  const at = mmapNative()(address, length, protection, flags, fd, offset);
+  return checked('mmap', at, `mapping ${length} bytes of descriptor ${fd} at offset ${offset}`);
+}
+
+const munmapNative = declared('int munmap(uintptr_t addr, size_t length)');
+
+/** munmap(2). No view of the range may be left: touching one is SIGSEGV. @throws SystemError */
+export function munmap(address: number, length: number): void {
+  checked('munmap', munmapNative()(address, length));
+}
+
+const mprotectNative = declared('int mprotect(uintptr_t addr, size_t length, int prot)');
+
+/** @throws SystemError */
+export function mprotect(address: number, length: number, protection: number): void {
+  checked('mprotect', mprotectNative()(address, length, protection));
+}
+
+const mlockNative = declared('int mlock(uintptr_t addr, size_t length)');
+
+/** Keeps the range out of swap. @throws SystemError (ENOMEM: RLIMIT_MEMLOCK) */
+export function mlock(address: number, length: number): void {
+  checked('mlock', mlockNative()(address, length));
+}
+
+const munlockNative = declared('int munlock(uintptr_t addr, size_t length)');
+
+/** @throws SystemError */
+export function munlock(address: number, length: number): void {
+  checked('munlock', munlockNative()(address, length));
+}
+
+const madviseNative = declared('int madvise(uintptr_t addr, size_t length, int advice)');
+
+/** @throws SystemError */
+export function madvise(address: number, length: number, advice: number): void {
+  checked('madvise', madviseNative()(address, length, advice), `advice ${advice}`);
+}
+
+const explicitBzeroNative = declared('void explicit_bzero(uintptr_t addr, size_t length)');
+
+/** Overwrites the range with zeros; never optimised away. */
+export function explicitBzero(address: number, length: number): void {
+  explicitBzeroNative()(address, length);
+}
+
+const memcpyOut = declared('void memcpy(void *to, uintptr_t from, size_t length)');
+let copyOut: Native | undefined;
+
+/** Copies `length` bytes (all of `into` by default) at `address` into `into`. */
+export function copyFromAddress(into: Bytes, address: number, length = into.length): void {
+  if (length > into.length) throw outsideBytes(length, into);
+  copyOut ??= memcpyOut();
+  copyOut(into, address, length);
+}
+
+const memcpyIn = declared('void memcpy(uintptr_t to, const void *from, size_t length)');
+let copyIn: Native | undefined;
+
+/** Copies `length` bytes (all of `from` by default) out of `from` to `address`. */
+export function copyToAddress(address: number, from: Bytes, length = from.length): void {
+  if (length > from.length) throw outsideBytes(length, from);
+  copyIn ??= memcpyIn();
+  copyIn(address, from, length);
+}
+
+function outsideBytes(length: number, bytes: Bytes): RangeError {
+  return new RangeError(`expected a length of at most ${bytes.length} bytes, got ${length}`);
+}
+
+/**
+ * A view of native memory, nothing copied. It must not outlive the mapping: touching it after
+ * munmap is SIGSEGV. Use it for memory that the caller itself maps and unmaps.
+ */
+export function viewOfAddress(address: number, length: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(koffi.view(BigInt(address), length));
+}
+
+/** The address of the first byte of `bytes`; valid while `bytes` lives and is not moved. */
+export function addressOfBytes(bytes: Bytes): number {
+  return Number(koffi.address(bytes));
+}
+
+const memfdCreateNative = declared('int memfd_create(const char *name, unsigned int flags)');
+
+/** memfd_create(2), close-on-exec by default. @returns the descriptor. @throws SystemError */
+export function memfdCreate(name: string, flags = MFD_CLOEXEC): number {
+  return checked('memfd_create', memfdCreateNative()(name, flags));
+}
+
+const eventfdNative = declared('int eventfd(unsigned int initial, int flags)');
+
+/** eventfd(2), close-on-exec and non-blocking by default. @throws SystemError */
+export function eventfd(initial = 0, flags = EFD_CLOEXEC | EFD_NONBLOCK): number {
+  return checked('eventfd', eventfdNative()(initial, flags));
+}
+
+const closeNative = declared('int close(int fd)');
+
+/** close(2). @throws SystemError (EBADF) */
+export function close(fd: number): void {
+  checked('close', closeNative()(fd), `closing descriptor ${fd}`);
+}
+
+const readNative = declared('int64_t read(int fd, void *into, size_t length)');
+
+/**
+ * read(2), once. @returns bytes read (0 at the end), or undefined where a non-blocking descriptor
+ * has nothing now. @throws SystemError
+ */
+export function read(fd: number, into: Bytes): number | undefined {
+  return transferred('read', readNative()(fd, into, into.length));
+}
+
+const writeNative = declared('int64_t write(int fd, const void *from, size_t length)');
+
+/** write(2), once. @returns bytes written, or undefined where it would block. @throws SystemError */
+export function write(fd: number, from: Bytes): number | undefined {
+  return transferred('write', writeNative()(fd, from, from.length));
+}
+
+const EAGAIN = koffi.os.errno.EAGAIN;
+
+/** @throws SystemError on any errno but EAGAIN. */
+export function transferred(syscall: string, result: number): number | undefined {
+  if (result !== -1) return result;
+  const errno = koffi.errno();
+  if (errno === EAGAIN) return undefined;
+  throw new SystemError(syscall, errno);
+}
+
+const prctlNative = declared(
+  'int prctl(int option, ulong arg2, ulong arg3, ulong arg4, ulong arg5)',
+);
+
+/** @throws SystemError */
+export function prctl(option: number, arg2 = 0, arg3 = 0, arg4 = 0, arg5 = 0): number {
+  return checked('prctl', prctlNative()(option, arg2, arg3, arg4, arg5), `option ${option}`);
+}
