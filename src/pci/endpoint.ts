@@ -57,6 +57,12 @@ export interface PciLink {
   readonly interrupts: InterruptLink;
   /** Called for each unmodelled access; the transport logs and bounds it. */
   unmodelled(access: UnmodelledAccess): void;
+  /**
+   * Called where the device's own code threw: a bug of the device, or a refused DMA that it did not
+   * catch. The function has dealt with it already (PciFunction says how); the transport logs and
+   * bounds it.
+   */
+  fault(error: Error): void;
 }
 
 /**
