@@ -30,12 +30,12 @@ export const EFD_NONBLOCK = 0o4000;
 export const PR_SET_DUMPABLE = 4;
 export const PAGE_SIZE = 4096;
 
-type Native = (...args: (number | bigint | string | Uint8Array | null)[]) => number;
+export type Native = (...args: (number | bigint | string | Uint8Array | null)[]) => number;
 
 let processSymbols: ReturnType<typeof koffi.load> | undefined;
 
 /** Declares `prototype` (C syntax) out of the process's own symbols, at the first call. */
-function declared(prototype: string): () => Native {
+export function declared(prototype: string): () => Native {
   let native: Native | undefined;
   return () => {
     if (native === undefined) {
@@ -47,7 +47,7 @@ function declared(prototype: string): () => Native {
 }
 
 /** @throws SystemError where `result` is -1, with the errno of the call made just before. */
-function checked(syscall: string, result: number, doing?: string): number {
+export function checked(syscall: string, result: number, doing?: string): number {
   if (result === -1) throw new SystemError(syscall, koffi.errno(), doing);
   return result;
 }
