@@ -16,11 +16,11 @@ export function gpa(address: number): Gpa {
  */
 export interface GuestMemory {
   readonly mode: 'sealed' | 'plain';
-  /** True where the whole range lies in guest RAM that a device may address. */
-  contains(address: Gpa, length: number): boolean;
-  /** Reads `into.length` bytes. The range must be contained. @throws MemoryError */
+  /** True where a device may do this access: the whole range lies in guest RAM. */
+  permits(direction: 'read' | 'write', address: Gpa, length: number): boolean;
+  /** Reads `into.length` bytes. The range must be permitted. @throws MemoryError */
   read(address: Gpa, slot: KeySlot, into: Uint8Array): void;
-  /** Writes all of `from`. The range must be contained and writable. @throws MemoryError */
+  /** Writes all of `from`. The range must be permitted. @throws MemoryError */
   write(address: Gpa, slot: KeySlot, from: Uint8Array): void;
 }
 

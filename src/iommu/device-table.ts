@@ -1,0 +1,60 @@
+import type { KeySlot } from '../keys/key-slot.ts';
+import type { VmId } from '../keys/vm-id.ts';
+import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
+import type { Domain, Rights } from './domain.ts';
+
+/**
+ * One entry: what a requester ID is allowed and whose key its data goes through
+ * (AMD IOMMU specification 48882 §2.2.2; patent claims 3 and 4).
+ */
+export interface DeviceTableEntry {
+  readonly domain: Domain;
+  readonly vm: VmId;
+  readonly slot: KeySlot;
+  readonly rights: Rights;
+}
+
+/** More functions than any VM here has; keeps a runaway caller from growing the table for ever. */
+export const DEVICE_TABLE_ENTRIES = 65_536;
+
+/** rid → entry. No entry means blocked. */
+export class DeviceTable {
+  readonly #entries = new Map<RequesterId, DeviceTableEntry>();
+  #version = 0;
+
+  /** Changes with every change of the table, so that a port may keep its entry between changes. */
+  get version(): number {
+    return this.#version;
+  }
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  /** Sets or replaces an entry; holds from the next DMA on. @throws RangeError where it is full. */
+  set(rid: RequesterId, entry: DeviceTableEntry): void {
+    if (this.#entries.size >= DEVICE_TABLE_ENTRIES && !this.#entries.has(rid)) {
+      throw new RangeError(
+        `expected at most ${DEVICE_TABLE_ENTRIES} device-table entries, got one more for ` +
+          `${formatRequesterId(rid)}: remove an entry first`,
+      );
+    }
+    this.#entries.set(rid, Object.freeze({ ...entry }));
+    this.#version++;
+  }
+
+  /** Removes an entry, which blocks the function. Answers whether there was one. */
+  delete(rid: RequesterId): boolean {
+    const had = this.#entries.delete(rid);
+    if (had) this.#version++;
+    return had;
+  }
+
+  get(rid: RequesterId): DeviceTableEntry | undefined {
+    return this.#entries.get(rid);
+  }
+
+  entries(): IterableIterator<[RequesterId, DeviceTableEntry]> {
+    return this.#entries.entries();
+  }
+}

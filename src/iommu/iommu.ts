@@ -1,0 +1,44 @@
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { RequesterId } from '../pci/requester-id.ts';
+import { DeviceTable } from './device-table.ts';
+import type { Domain } from './domain.ts';
+import { FaultLog } from './fault-log.ts';
+import { IommuDmaPort, type IommuParts } from './iommu-dma-port.ts';
+import { Iotlb } from './iotlb.ts';
+import type { SlotDirectory } from './slot-directory.ts';
+
+/**
+ * The shim between functions and guest memory. It knows requester IDs, domains and slots; it knows
+ * no QEMU, no key and no page of memory. Everything is blocked until the device table says else.
+ */
+export class Iommu implements IommuParts {
+  readonly table = new DeviceTable();
+  readonly iotlb = new Iotlb();
+  readonly faults: FaultLog;
+  readonly slots: SlotDirectory;
+  #nextDomain = 1;
+
+  constructor(slots: SlotDirectory, faults = new FaultLog()) {
+    this.slots = slots;
+    this.faults = faults;
+  }
+
+  /** A domain's number in faults and in the IOTLB; never given twice. */
+  newDomainId(): number {
+    return this.#nextDomain++;
+  }
+
+  /** The port of one function into one VM's memory, to be given to that function alone. */
+  port(rid: RequesterId, memory: GuestMemory): IommuDmaPort {
+    return new IommuDmaPort(rid, memory, this);
+  }
+
+  /**
+   * To be called after a domain lost or changed a mapping and before the guest hears of it. When it
+   * returns no DMA uses the old translation: DMA is synchronous on this thread, so none is in
+   * flight now, and the next one misses the IOTLB.
+   */
+  invalidate(domain: Domain, iova: number, length: number): void {
+    this.iotlb.invalidate(domain, iova, length);
+  }
+}

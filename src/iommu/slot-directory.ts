@@ -1,0 +1,15 @@
+import type { KeySlot } from '../keys/key-slot.ts';
+import type { VmId } from '../keys/vm-id.ts';
+
+/** Whether a slot's key may be used now. */
+export type SlotUse = 'empty' | 'not-active' | 'active';
+
+/**
+ * What the IOMMU may know of key slots: whose they are and whether they may be used. The keys are
+ * elsewhere, in the key table of the memory controller.
+ */
+export interface SlotDirectory {
+  use(slot: KeySlot): SlotUse;
+  /** The VM that a slot is bound to. */
+  vm(slot: KeySlot): VmId | undefined;
+}

@@ -1,0 +1,49 @@
+import type { SlotDescription } from '../../keys/key-table.ts';
+import type { SealedFileCounters } from './sealed-file.ts';
+
+/** What the device's process asks of the controller, over the IPC channel that started it. */
+export type ControllerRequest =
+  | {
+      readonly op: 'create-memory';
+      readonly name: string;
+      readonly vm: number;
+      /** The VM's own slot: fills and write-backs of the CPU's port go through it. */
+      readonly slot: number;
+      readonly bytes: number;
+      /** Paths under /proc of the memfds that both processes map. */
+      readonly dram: string;
+      readonly gate: string;
+    }
+  | {
+      readonly op: 'generate-key';
+      readonly slot: number;
+      readonly vm: number;
+      readonly keyBits: 128 | 256;
+    }
+  | { readonly op: 'revoke-key'; readonly slot: number }
+  | { readonly op: 'destroy-key'; readonly slot: number }
+  | { readonly op: 'counters'; readonly name: string }
+  | { readonly op: 'stop' };
+
+/** What each request answers. Descriptions and counts: a key is in none of them. */
+export interface ControllerAnswers {
+  'create-memory': { readonly path: string };
+  'generate-key': SlotDescription;
+  'revoke-key': SlotDescription;
+  'destroy-key': SlotDescription;
+  counters: SealedFileCounters & { readonly dramPages: number; readonly residentBytes: number };
+  stop: null;
+}
+
+export type ControllerMessage =
+  | { readonly kind: 'ready'; readonly mountedBy: string; readonly writeBackLimitsLifted: boolean }
+  | { readonly kind: 'unavailable'; readonly message: string }
+  | { readonly kind: 'answer'; readonly id: number; readonly value: unknown }
+  | { readonly kind: 'refusal'; readonly id: number; readonly message: string }
+  /** Something broke that no request asked for; the controller goes on. */
+  | { readonly kind: 'failure'; readonly message: string };
+
+export interface ControllerCall {
+  readonly id: number;
+  readonly request: ControllerRequest;
+}

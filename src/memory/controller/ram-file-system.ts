@@ -1,0 +1,201 @@
+import { constants } from 'node:fs';
+import {
+  ATTR_OUT_BYTES,
+  direntBytes,
+  ENTRY_OUT_BYTES,
+  FATTR_SIZE,
+  FOPEN_KEEP_CACHE,
+  IN_HEADER_BYTES,
+  type NodeAttributes,
+  OPEN_OUT_BYTES,
+  Opcode,
+  putAttributes,
+  putDirent,
+  ROOT_NODE,
+  STATFS_OUT_BYTES,
+  WRITE_CACHE,
+} from '../fuse/abi.ts';
+import { EBUSY, EINVAL, EIO, ENOENT, ENOSYS, ENOTDIR, EPERM } from '../fuse/errno.ts';
+import type { FuseFileSystem, FuseRequest } from '../fuse/fuse-connection.ts';
+import type { SealedFile } from './sealed-file.ts';
+
+/** Attributes never change by themselves: seconds for which the kernel need not ask again. */
+const ATTRIBUTES_VALID_SECONDS = 1_000_000n;
+const DIRECTORY_MODE = 0o040700;
+const FILE_MODE = 0o100600;
+const DT_REG = 8;
+const DT_DIR = 4;
+
+const CPU_HANDLE = 1;
+const DMA_HANDLE = 2;
+
+interface Entry {
+  readonly node: number;
+  readonly name: string;
+  readonly file: SealedFile;
+  /** One opener at a time has the DMA port: the gate has room for one access. */
+  dmaOpen: boolean;
+}
+
+/**
+ * The file system of the RAM files: one directory, a file a VM.
+ *
+ * A file opened in the plain way is the CPU's port: the page cache lies before it. Opened with
+ * O_DIRECT it is the DMA port of the same file, so that the kernel keeps the two coherent (see
+ * dma-gate.ts). A WRITE tells its port by its flags, since a write-back may carry any handle.
+ */
+export class RamFileSystem implements FuseFileSystem {
+  readonly #entries: Entry[] = [];
+  readonly #uid = process.getuid?.() ?? 0;
+  readonly #gid = process.getgid?.() ?? 0;
+  readonly #encoder = new TextEncoder();
+
+  /** @throws Error where there is a file of that name. */
+  add(name: string, file: SealedFile): void {
+    if (this.#entries.some((entry) => entry.name === name)) {
+      throw new Error(`expected a new RAM file, got a second ${name}`);
+    }
+    const node = ROOT_NODE + 1 + this.#entries.length;
+    this.#entries.push({ node, name, file, dmaOpen: false });
+  }
+
+  read(node: number, handle: number, offset: number, length: number, into: number): number {
+    const entry = this.#entry(node);
+    if (entry === undefined) return -EIO;
+    if (handle === DMA_HANDLE) return entry.file.dmaRead(offset, length, into);
+    return entry.file.fill(offset, length, into);
+  }
+
+  write(
+    node: number,
+    handle: number,
+    offset: number,
+    length: number,
+    from: number,
+    flags: number,
+  ): number {
+    const entry = this.#entry(node);
+    if (entry === undefined) return -EIO;
+    if ((flags & WRITE_CACHE) !== 0) return entry.file.writeBack(offset, length, from);
+    if (handle === DMA_HANDLE) return entry.file.dmaWrite(offset, length, from);
+    return -EINVAL; // With the write-back cache on, the CPU's port writes no other way.
+  }
+
+  control(request: FuseRequest, answer: DataView): number {
+    const { opcode, node } = request;
+    switch (opcode) {
+      case Opcode.LOOKUP:
+        return this.#lookup(request, answer);
+      case Opcode.GETATTR:
+        return this.#attributes(node, answer);
+      case Opcode.SETATTR:
+        return this.#setAttributes(request, answer);
+      case Opcode.OPEN:
+        return this.#open(request, answer);
+      case Opcode.RELEASE:
+        return this.#release(request);
+      case Opcode.OPENDIR:
+        return node === ROOT_NODE ? OPEN_OUT_BYTES : -ENOTDIR;
+      case Opcode.READDIR:
+        return this.#readDirectory(request, answer);
+      case Opcode.STATFS:
+        return STATFS_OUT_BYTES;
+      // Data is in DRAM as soon as its WRITE is answered: nothing is left to flush.
+      case Opcode.FLUSH:
+      case Opcode.FSYNC:
+      case Opcode.RELEASEDIR:
+        return 0;
+      default:
+        return -ENOSYS;
+    }
+  }
+
+  #entry(node: number): Entry | undefined {
+    return this.#entries[node - ROOT_NODE - 1];
+  }
+
+  #lookup(request: FuseRequest, answer: DataView): number {
+    if (request.node !== ROOT_NODE) return -ENOTDIR;
+    const { buffer, byteOffset, byteLength } = request.bytes;
+    const bytes = new Uint8Array(
+      buffer,
+      byteOffset + IN_HEADER_BYTES,
+      byteLength - IN_HEADER_BYTES,
+    );
+    const end = bytes.indexOf(0);
+    const name = new TextDecoder().decode(bytes.subarray(0, end < 0 ? bytes.length : end));
+    const entry = this.#entries.find((candidate) => candidate.name === name);
+    if (entry === undefined) return -ENOENT;
+    answer.setBigUint64(0, BigInt(entry.node), true);
+    answer.setBigUint64(16, ATTRIBUTES_VALID_SECONDS, true);
+    answer.setBigUint64(24, ATTRIBUTES_VALID_SECONDS, true);
+    putAttributes(answer, 40, this.#stat(entry));
+    return ENTRY_OUT_BYTES;
+  }
+
+  #attributes(node: number, answer: DataView): number {
+    const entry = this.#entry(node);
+    if (node !== ROOT_NODE && entry === undefined) return -ENOENT;
+    answer.setBigUint64(0, ATTRIBUTES_VALID_SECONDS, true);
+    putAttributes(answer, 16, this.#stat(entry));
+    return ATTR_OUT_BYTES;
+  }
+
+  /** Times may be set, and mean nothing; RAM has the size it has. */
+  #setAttributes(request: FuseRequest, answer: DataView): number {
+    const entry = this.#entry(request.node);
+    if (request.bytes.byteLength < IN_HEADER_BYTES + 88) return -EINVAL;
+    const valid = request.bytes.getUint32(IN_HEADER_BYTES, true);
+    if ((valid & FATTR_SIZE) !== 0) {
+      const size = Number(request.bytes.getBigUint64(IN_HEADER_BYTES + 16, true));
+      if (entry === undefined || size !== entry.file.bytes) return -EPERM;
+    }
+    return this.#attributes(request.node, answer);
+  }
+
+  #stat(entry: Entry | undefined): NodeAttributes {
+    const owner = { uid: this.#uid, gid: this.#gid };
+    return entry === undefined
+      ? { node: ROOT_NODE, bytes: 0, mode: DIRECTORY_MODE, ...owner }
+      : { node: entry.node, bytes: entry.file.bytes, mode: FILE_MODE, ...owner };
+  }
+
+  #open(request: FuseRequest, answer: DataView): number {
+    const entry = this.#entry(request.node);
+    if (entry === undefined) return -ENOENT;
+    const flags = request.bytes.getUint32(IN_HEADER_BYTES, true);
+    const dma = (flags & constants.O_DIRECT) !== 0;
+    if (dma && entry.dmaOpen) return -EBUSY;
+    if (dma) entry.dmaOpen = true;
+    answer.setBigUint64(0, BigInt(dma ? DMA_HANDLE : CPU_HANDLE), true);
+    // Another opener must not drop what the CPU has cached.
+    answer.setUint32(8, FOPEN_KEEP_CACHE, true);
+    return OPEN_OUT_BYTES;
+  }
+
+  #release(request: FuseRequest): number {
+    const entry = this.#entry(request.node);
+    const handle = Number(request.bytes.getBigUint64(IN_HEADER_BYTES, true));
+    if (entry !== undefined && handle === DMA_HANDLE) entry.dmaOpen = false;
+    return 0;
+  }
+
+  #readDirectory(request: FuseRequest, answer: DataView): number {
+    if (request.node !== ROOT_NODE) return -ENOTDIR;
+    const from = Number(request.bytes.getBigUint64(IN_HEADER_BYTES + 8, true));
+    const room = Math.min(request.bytes.getUint32(IN_HEADER_BYTES + 16, true), answer.byteLength);
+    const names = [
+      { node: ROOT_NODE, name: '.', type: DT_DIR },
+      { node: ROOT_NODE, name: '..', type: DT_DIR },
+      ...this.#entries.map(({ node, name }) => ({ node, name, type: DT_REG })),
+    ];
+    let at = 0;
+    for (const [index, { node, name, type }] of names.entries()) {
+      if (index < from) continue;
+      const bytes = this.#encoder.encode(name);
+      if (at + direntBytes(bytes) > room) break;
+      at += putDirent(answer, at, { node, next: index + 1, name: bytes, type });
+    }
+    return at;
+  }
+}

@@ -1,0 +1,123 @@
+import type { XtsCipher } from '../../crypto/xts-cipher.ts';
+import type { VmId } from '../../keys/vm-id.ts';
+import type { DmaGate } from '../dma-gate.ts';
+import { GateOutcome } from '../dma-gate.ts';
+import { EACCES, EAGAIN, EIO } from '../fuse/errno.ts';
+import type { Dram } from './dram.ts';
+
+/** What one VM's memory did, for doctor, benchmarks and tests. */
+export interface SealedFileCounters {
+  /** Cache fills: READs for the page cache, and their pages. */
+  fills: number;
+  filledPages: number;
+  /** Write-backs of the page cache, and their pages. */
+  writeBacks: number;
+  writtenBackPages: number;
+  dmaReads: number;
+  dmaWrites: number;
+  /** DMA writes that met a refill and were told to try again. */
+  dmaRetries: number;
+  /** Accesses refused because their slot's key may not be used. */
+  slotRefusals: number;
+}
+
+/** The keys, as far as an access needs them. */
+export interface SlotCiphers {
+  /** The cipher of an active slot of that VM, else undefined. */
+  cipher(slot: number, vm: VmId): XtsCipher | undefined;
+}
+
+/**
+ * One VM's RAM: the CPU's port (cache fills and write-backs under the VM's own slot) and the DMA
+ * port (under the slot that the IOMMU resolved), both onto the same DRAM.
+ * Results are a count of bytes, or minus an errno.
+ */
+export class SealedFile {
+  readonly vm: VmId;
+  readonly bytes: number;
+  readonly counters: SealedFileCounters = {
+    fills: 0,
+    filledPages: 0,
+    writeBacks: 0,
+    writtenBackPages: 0,
+    dmaReads: 0,
+    dmaWrites: 0,
+    dmaRetries: 0,
+    slotRefusals: 0,
+  };
+  readonly #dram: Dram;
+  readonly #gate: DmaGate;
+  readonly #ciphers: SlotCiphers;
+  readonly #cpuSlot: number;
+
+  constructor(vm: VmId, cpuSlot: number, dram: Dram, gate: DmaGate, ciphers: SlotCiphers) {
+    this.vm = vm;
+    this.bytes = dram.bytes;
+    this.#cpuSlot = cpuSlot;
+    this.#dram = dram;
+    this.#gate = gate;
+    this.#ciphers = ciphers;
+  }
+
+  get writtenPages(): number {
+    return this.#dram.writtenPages;
+  }
+
+  /** A cache fill. Counted before it is answered: see dma-gate.ts. */
+  fill(offset: number, length: number, into: number): number {
+    const bytes = Math.min(length, this.bytes - offset);
+    if (bytes <= 0) return 0;
+    const cipher = this.#ciphers.cipher(this.#cpuSlot, this.vm);
+    if (cipher === undefined) return this.#refuse(EIO);
+    this.#gate.filled(offset, bytes);
+    this.#dram.read(cipher, offset, bytes, into);
+    this.counters.fills++;
+    this.counters.filledPages += Math.ceil(bytes / 4096);
+    return bytes;
+  }
+
+  writeBack(offset: number, length: number, from: number): number {
+    if (offset + length > this.bytes) return -EIO;
+    const cipher = this.#ciphers.cipher(this.#cpuSlot, this.vm);
+    if (cipher === undefined) return this.#refuse(EIO);
+    this.#dram.write(cipher, offset, length, from);
+    this.counters.writeBacks++;
+    this.counters.writtenBackPages += Math.ceil(length / 4096);
+    return length;
+  }
+
+  dmaRead(offset: number, length: number, into: number): number {
+    if (offset + length > this.bytes) return -EIO;
+    const cipher = this.#ciphers.cipher(this.#gate.slot, this.vm);
+    if (cipher === undefined) return this.#refuseDma();
+    this.#dram.read(cipher, offset, length, into);
+    this.counters.dmaReads++;
+    this.#gate.settle(GateOutcome.done);
+    return length;
+  }
+
+  dmaWrite(offset: number, length: number, from: number): number {
+    if (offset + length > this.bytes) return -EIO;
+    const cipher = this.#ciphers.cipher(this.#gate.slot, this.vm);
+    if (cipher === undefined) return this.#refuseDma();
+    if (!this.#gate.undisturbed(offset, length)) {
+      this.counters.dmaRetries++;
+      this.#gate.settle(GateOutcome.refilled);
+      return -EAGAIN;
+    }
+    this.#dram.write(cipher, offset, length, from);
+    this.counters.dmaWrites++;
+    this.#gate.settle(GateOutcome.done);
+    return length;
+  }
+
+  #refuseDma(): number {
+    this.#gate.settle(GateOutcome.slotRefused);
+    return this.#refuse(EACCES);
+  }
+
+  #refuse(errno: number): number {
+    this.counters.slotRefusals++;
+    return -errno;
+  }
+}

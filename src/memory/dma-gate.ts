@@ -1,0 +1,123 @@
+/**
+ * What the two ends of a DMA share beside the RAM file: one page of words and a counter a page.
+ *
+ * ## Why a DMA write loses nothing, and neither does a vCPU
+ *
+ * The RAM file's page cache plays the CPU's cache. The device's process does a DMA with pread(2) and
+ * pwrite(2) on that file, opened with O_DIRECT, so the kernel itself makes the cache give way:
+ *
+ * - **Read.** Before the kernel sends the READ to the controller it writes the range's dirty pages
+ *   back and waits (filemap_write_and_wait_range, then fuse_sync_writes for write-backs already on
+ *   their way). A store that the guest ordered before its doorbell has made its page dirty before
+ *   the doorbell left the vCPU, and dirty tags are exact on a shared file mapping (the first
+ *   store after a write-back faults). So the store is in DRAM when the controller decrypts.
+ *
+ * - **Write.** Before the kernel sends the WRITE it writes dirty pages of the range back and drops
+ *   the range from the cache (invalidate_inode_pages2_range: each folio is locked, unmapped from
+ *   every vCPU, laundered if it was dirtied meanwhile, and removed). What the vCPUs stored in those
+ *   pages is now in DRAM, and the controller changes exactly the DMA's bytes there.
+ *   But a vCPU may have faulted a page in again after the drop and before the controller had the
+ *   WRITE; it would go on with the old bytes and write them back over the new ones. The only way into
+ *   the cache is a READ that the controller answered (buffered writes are held off by the inode
+ *   lock, which an O_DIRECT write holds). So the controller counts, for each page, the READs it
+ *   answered, *before* it answers. The device's process adds up the counters of its range before
+ *   the pwrite, and leaves the sum here; the controller adds them up again when the WRITE arrives.
+ *
+ *     Equal sums: no READ of the range was answered since the first sum, which was before the drop.
+ *     A READ counted before the first sum filled a folio that was locked in the cache from before
+ *     it was sent until after it was answered, so the drop waited for it and took it out. Hence no
+ *     page of the range is in the cache when DRAM changes. One whose READ is waiting behind this
+ *     WRITE will be filled with the new bytes, as the controller takes one request at a time.
+ *     Unequal sums: the WRITE is answered EAGAIN, nothing is changed, and the device tries again.
+ *
+ *   Nothing is ever held off: no READ waits for a DMA, so no invalidation can wait for a READ that
+ *   waits for it. The price is that a page under constant fire takes several tries.
+ *
+ * The words are plain loads and stores. Each is ordered by the system calls on both sides: the
+ * device's stores are before its pwrite, which is before the controller's read(2) of the request.
+ * A counter that the device reads too old only costs a try.
+ */
+import { viewOfAddress } from '../ffi/libc.ts';
+
+const HEADER_BYTES = 4096;
+const PAGE_BYTES = 4096;
+
+/** What became of the access that the device's process asked for last. */
+export const GateOutcome = {
+  /** The controller has not seen it. */
+  none: 0,
+  done: 1,
+  /** A page of the range was filled meanwhile: try again. */
+  refilled: 2,
+  /** The slot is not one that this memory's VM may use now. */
+  slotRefused: 3,
+} as const;
+
+const FILLS_EXPECTED = 0;
+const SLOT = 1;
+const OUTCOME = 2;
+
+export class DmaGate {
+  readonly #words: Uint32Array;
+  readonly #fills: Uint32Array;
+
+  /**
+   * @param address a shared mapping of {@link DmaGate.bytesFor} bytes, which outlives the gate.
+   * @param memoryBytes size of the memory behind it.
+   */
+  constructor(address: number, memoryBytes: number) {
+    const bytes = viewOfAddress(address, DmaGate.bytesFor(memoryBytes));
+    this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset, 16);
+    this.#fills = new Uint32Array(
+      bytes.buffer,
+      bytes.byteOffset + HEADER_BYTES,
+      memoryBytes / PAGE_BYTES,
+    );
+  }
+
+  static bytesFor(memoryBytes: number): number {
+    return HEADER_BYTES + (memoryBytes / PAGE_BYTES) * Uint32Array.BYTES_PER_ELEMENT;
+  }
+
+  /** The device's side, before each access. */
+  ask(slot: number, offset: number, length: number): void {
+    this.#words[SLOT] = slot;
+    this.#words[OUTCOME] = GateOutcome.none;
+    this.#words[FILLS_EXPECTED] = this.#fillsOf(offset, length);
+  }
+
+  get outcome(): number {
+    return this.#words[OUTCOME] ?? GateOutcome.none;
+  }
+
+  /** The controller's side: the slot that the IOMMU resolved. */
+  get slot(): number {
+    return this.#words[SLOT] ?? 0;
+  }
+
+  /** The controller's side: whether the range stayed out of the cache since it was asked for. */
+  undisturbed(offset: number, length: number): boolean {
+    return this.#fillsOf(offset, length) === this.#words[FILLS_EXPECTED];
+  }
+
+  settle(outcome: number): void {
+    this.#words[OUTCOME] = outcome;
+  }
+
+  /** The controller's side: a cache fill of the range is about to be answered. */
+  filled(offset: number, length: number): void {
+    const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+    for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) {
+      this.#fills[page] = (this.#fills[page] ?? 0) + 1;
+    }
+  }
+
+  #fillsOf(offset: number, length: number): number {
+    const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+    let sum = 0;
+    for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) {
+      sum = (sum + (this.#fills[page] ?? 0)) >>> 0;
+    }
+    return sum;
+  }
+}

@@ -1,0 +1,187 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import type { XtsEngineName } from '../crypto/xts-cipher.ts';
+import type { KeySlot } from '../keys/key-slot.ts';
+import type { SlotDescription } from '../keys/key-table.ts';
+import type { VmId } from '../keys/vm-id.ts';
+import type {
+  ControllerAnswers,
+  ControllerCall,
+  ControllerMessage,
+  ControllerRequest,
+} from './controller/messages.ts';
+import { FuseUnavailable } from './fuse/fuse-unavailable.ts';
+import { MemoryError } from './guest-memory.ts';
+
+const START_TIMEOUT_MS = 15_000;
+const STOP_TIMEOUT_MS = 5_000;
+
+export interface MemoryControllerOptions {
+  /** Where the RAM files appear; made where it is missing, gone after the stop. */
+  readonly directory: string;
+  /** `evp` unless told. */
+  readonly engine?: Exclude<XtsEngineName, 'noble'>;
+  /** Called with each thing that broke there and that no request asked for. */
+  readonly onFailure?: (message: string) => void;
+  /** Called once when the controller ends without having been told to: guests are lost with it. */
+  readonly onLost?: (error: MemoryError) => void;
+}
+
+interface Waiting {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+/** The device's side of the memory controller: starts its process, asks it, stops it. */
+export class MemoryController {
+  readonly directory: string;
+  readonly pid: number;
+  readonly mountedBy: string;
+  readonly writeBackLimitsLifted: boolean;
+  readonly #child: ChildProcess;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #options: MemoryControllerOptions;
+  #nextId = 1;
+  #stopping = false;
+
+  private constructor(
+    child: ChildProcess,
+    options: MemoryControllerOptions,
+    ready: Extract<ControllerMessage, { kind: 'ready' }>,
+  ) {
+    this.#child = child;
+    this.#options = options;
+    this.directory = options.directory;
+    this.pid = child.pid ?? 0;
+    this.mountedBy = ready.mountedBy;
+    this.writeBackLimitsLifted = ready.writeBackLimitsLifted;
+    child.on('message', (message: ControllerMessage) => this.#take(message));
+    child.once('exit', (code, signal) => this.#lost(signal ?? `status ${code}`));
+  }
+
+  /**
+   * Starts the process and waits until it serves its directory.
+   * @throws FuseUnavailable where FUSE cannot be mounted; MemoryError where the process broke.
+   */
+  static async start(options: MemoryControllerOptions): Promise<MemoryController> {
+    mkdirSync(options.directory, { recursive: true, mode: 0o700 });
+    const main = fileURLToPath(new URL('./controller/main.ts', import.meta.url));
+    // A group of its own: the terminal's Ctrl-C is for the device's process, which stops the
+    // guest first and the guest's memory after it.
+    const child = spawn(process.execPath, [main, options.directory, options.engine ?? 'evp'], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      detached: true,
+    });
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), START_TIMEOUT_MS);
+    try {
+      const first = await Promise.race([
+        once(child, 'message', { signal: abort.signal }).then(
+          ([message]) => message as ControllerMessage,
+        ),
+        once(child, 'exit', { signal: abort.signal }).then(([code, signal]) => {
+          throw new MemoryError(
+            `expected the memory controller to start, got its end (${signal ?? code})`,
+          );
+        }),
+      ]);
+      if (first.kind === 'unavailable') throw new FuseUnavailable(first.message);
+      if (first.kind !== 'ready') {
+        throw new MemoryError(`expected the memory controller to say ready, got ${first.kind}`);
+      }
+      return new MemoryController(child, options, first);
+    } catch (error) {
+      child.kill('SIGTERM');
+      if (!abort.signal.aborted) throw error;
+      throw new MemoryError(
+        `expected the memory controller to start within ${START_TIMEOUT_MS} ms, got no word of it`,
+      );
+    } finally {
+      clearTimeout(timer);
+      abort.abort();
+    }
+  }
+
+  /** Makes one VM's RAM file; see SealedRam, which calls this. */
+  createMemory(
+    options: Omit<Extract<ControllerRequest, { op: 'create-memory' }>, 'op'>,
+  ): Promise<{ readonly path: string }> {
+    return this.#ask({ op: 'create-memory', ...options });
+  }
+
+  /** Makes a random key in an empty slot, for one VM, ready for use. */
+  generateKey(slot: KeySlot, vm: VmId, keyBits: 128 | 256 = 256): Promise<SlotDescription> {
+    return this.#ask({ op: 'generate-key', slot, vm, keyBits });
+  }
+
+  /** From the answer on, nothing is decrypted or encrypted under the slot; its key is wiped. */
+  revokeKey(slot: KeySlot): Promise<SlotDescription> {
+    return this.#ask({ op: 'revoke-key', slot });
+  }
+
+  /** Wipes the slot's key and frees the slot. */
+  destroyKey(slot: KeySlot): Promise<SlotDescription> {
+    return this.#ask({ op: 'destroy-key', slot });
+  }
+
+  counters(name: string): Promise<ControllerAnswers['counters']> {
+    return this.#ask({ op: 'counters', name });
+  }
+
+  /**
+   * Unmounts and ends the process; killed where it does not. Whoever has a RAM file mapped must be
+   * gone before: a page it misses then is SIGBUS.
+   */
+  async stop(): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const gone = once(this.#child, 'exit');
+    this.#ask({ op: 'stop' }).catch(() => {});
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_TIMEOUT_MS);
+    await gone;
+    clearTimeout(timer);
+  }
+
+  #ask<Op extends ControllerRequest['op']>(
+    request: Extract<ControllerRequest, { op: Op }>,
+  ): Promise<ControllerAnswers[Op]> {
+    return new Promise((resolve, reject) => {
+      if (!this.#child.connected) {
+        reject(new MemoryError('expected a memory controller that runs, got one that has ended'));
+        return;
+      }
+      const id = this.#nextId++;
+      this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      const call: ControllerCall = { id, request };
+      this.#child.send(call, (error) => {
+        if (error === null) return;
+        this.#waiting.delete(id);
+        reject(new MemoryError(`expected to reach the memory controller, got ${error.message}`));
+      });
+    });
+  }
+
+  #take(message: ControllerMessage): void {
+    if (message.kind === 'failure') {
+      this.#options.onFailure?.(message.message);
+      return;
+    }
+    if (message.kind !== 'answer' && message.kind !== 'refusal') return;
+    const waiting = this.#waiting.get(message.id);
+    this.#waiting.delete(message.id);
+    if (message.kind === 'answer') waiting?.resolve(message.value);
+    else waiting?.reject(new MemoryError(message.message));
+  }
+
+  #lost(how: string): void {
+    const error = new MemoryError(
+      `expected the memory controller to serve until it is stopped, got its end (${how})`,
+    );
+    for (const waiting of this.#waiting.values()) waiting.reject(error);
+    this.#waiting.clear();
+    if (!this.#stopping) this.#options.onLost?.(error);
+  }
+}
