@@ -16,7 +16,13 @@ import { openXts } from '../crypto/open-xts.ts';
 import { WeakKeyError, type XtsCipher, type XtsEngineName } from '../crypto/xts-cipher.ts';
 import { KEY_SLOTS, type KeySlot } from './key-slot.ts';
 import { libc } from './libc.ts';
-import { fillRandom, readSecret, SECRET_PAGE_BYTES, SecretPage } from './secret-memory.ts';
+import {
+  fillRandom,
+  readSecret,
+  SECRET_PAGE_BYTES,
+  type SecretMemoryKind,
+  SecretPage,
+} from './secret-memory.ts';
 import type { VmId } from './vm-id.ts';
 
 export type SlotState = 'empty' | 'loaded' | 'active' | 'revoked';
@@ -50,6 +56,8 @@ export class KeySlotError extends Error {
 export interface KeyTableOptions {
   /** `evp` unless told. With `node` and `noble` active keys are in the JavaScript heap too. */
   readonly engine?: XtsEngineName;
+  /** What to hold keys in; `memfd_secret` unless told, which falls back where the kernel has none. */
+  readonly memory?: SecretMemoryKind;
 }
 
 interface Slot {
@@ -68,11 +76,13 @@ export class KeyTable {
   readonly #slots: (Slot | undefined)[] = new Array(KEY_SLOTS).fill(undefined);
   /** Only active slots have one: the look-up of every DMA. */
   readonly #ciphers: (XtsCipher | undefined)[] = new Array(KEY_SLOTS).fill(undefined);
+  readonly #memory: SecretMemoryKind;
   readonly #pages = new Map<number, SecretPage>();
   #closed = false;
 
   constructor(options: KeyTableOptions = {}) {
     this.engine = options.engine ?? 'evp';
+    this.#memory = options.memory ?? 'memfd_secret';
   }
 
   /** Makes a random key: empty → loaded. @throws KeySlotError, Error */
@@ -261,7 +271,7 @@ export class KeyTable {
     const index = Math.floor(slot / SLOTS_PER_PAGE);
     let page = this.#pages.get(index);
     if (page === undefined) {
-      page = new SecretPage();
+      page = new SecretPage(this.#memory);
       this.#pages.set(index, page);
     }
     return page.addressAt((slot % SLOTS_PER_PAGE) * SLOT_BYTES, SLOT_BYTES);

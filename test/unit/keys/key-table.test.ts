@@ -1,0 +1,227 @@
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { WeakKeyError, XtsError } from '../../../src/crypto/xts-cipher.ts';
+import { KEY_SLOTS, keySlot } from '../../../src/keys/key-slot.ts';
+import { KeySlotError, KeyTable, type SlotState } from '../../../src/keys/key-table.ts';
+import { createKeyDescriptor } from '../../../src/keys/secret-memory.ts';
+import { VM_ID_MAX, vmId } from '../../../src/keys/vm-id.ts';
+
+const vm = vmId(3);
+const other = vmId(4);
+const slot = keySlot(7);
+const page = Uint8Array.from({ length: 4096 }, (_, i) => i >>> 2);
+let table: KeyTable;
+let directory: string;
+
+beforeEach(() => {
+  table = new KeyTable();
+  directory = mkdtempSync(join(tmpdir(), 'sealbus-keys-'));
+});
+afterEach(() => {
+  table.close();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+function withFile<T>(bytes: Uint8Array, use: (fd: number) => T): T {
+  const path = join(directory, 'key');
+  writeFileSync(path, bytes);
+  const fd = openSync(path, 'r');
+  try {
+    return use(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function encrypted(from: KeyTable, of = slot): Uint8Array {
+  const out = new Uint8Array(4096);
+  from.cipher(of).encrypt(page, out, 1, 0, 4096);
+  return out;
+}
+
+describe('lifecycle', () => {
+  test('empty → loaded → active → revoked → empty, and what each state answers', () => {
+    expect(table.describe(slot)).toEqual({
+      slot,
+      state: 'empty',
+      vm: undefined,
+      generation: 0,
+      keyBits: undefined,
+    });
+    expect(table.refusal(slot, vm)).toBe('slot-empty');
+    table.generate(slot);
+    expect(table.refusal(slot, vm)).toBe('slot-not-active');
+    expect(() => table.activate(slot)).toThrow(/bind it first/);
+    table.bind(slot, vm);
+    expect(() => table.bind(slot, other)).toThrow(/unbound slot, got one of VM 3/);
+    table.activate(slot);
+    expect(table.refusal(slot, vm)).toBeUndefined();
+    expect(table.refusal(slot, other)).toBe('slot-of-another-vm');
+    expect(table.cipher(slot).keyBits).toBe(256);
+    table.revoke(slot);
+    expect(table.refusal(slot, vm)).toBe('slot-not-active');
+    expect(table.refusal(slot, other)).toBe('slot-of-another-vm');
+    table.destroy(slot);
+    expect(table.refusal(slot, vm)).toBe('slot-empty');
+    table.generate(slot, { vm: other, keyBits: 128 });
+    expect(table.describe(slot)).toEqual({
+      slot,
+      state: 'loaded',
+      vm: other,
+      generation: 2,
+      keyBits: 128,
+    });
+  });
+
+  test('a cipher ends with its key, whoever still holds it', () => {
+    for (const end of ['revoke', 'destroy', 'close'] as const) {
+      using own = new KeyTable();
+      own.generate(slot, { vm });
+      own.activate(slot);
+      const cipher = own.cipher(slot);
+      if (end === 'close') own.close();
+      else own[end](slot);
+      const into = new Uint8Array(16).fill(7);
+      expect(() => cipher.decrypt(page, into, 0, 0, 16)).toThrow(XtsError);
+      expect(into.every((byte) => byte === 7)).toBe(true);
+      expect(() => own.cipher(slot)).toThrow(KeySlotError);
+    }
+  });
+
+  test('an unusable slot is refused with the reason that a fault record needs', () => {
+    const refusalOf = () => {
+      try {
+        table.cipher(slot);
+        return 'none';
+      } catch (error) {
+        return error instanceof KeySlotError ? error.refusal : 'another error';
+      }
+    };
+    expect(refusalOf()).toBe('slot-empty');
+    table.generate(slot, { vm });
+    expect(refusalOf()).toBe('slot-not-active');
+    table.activate(slot);
+    expect(refusalOf()).toBe('none');
+    table.revoke(slot);
+    expect(refusalOf()).toBe('slot-not-active');
+  });
+
+  test('whatever is asked in whatever order, a slot goes only where its state lets it', () => {
+    const action = fc.constantFrom('generate', 'bind', 'activate', 'revoke', 'destroy');
+    fc.assert(
+      fc.property(fc.array(action, { maxLength: 12 }), (actions) => {
+        using own = new KeyTable();
+        let state: SlotState = 'empty';
+        let bound = false;
+        for (const next of actions) {
+          const allowed: boolean =
+            next === 'destroy' ||
+            (next === 'generate' && state === 'empty') ||
+            (next === 'bind' && state === 'loaded') ||
+            (next === 'activate' && state === 'loaded' && bound) ||
+            (next === 'revoke' && (state === 'loaded' || state === 'active'));
+          const act = () => {
+            if (next === 'bind') own.bind(slot, vm);
+            else own[next](slot);
+          };
+          if (!allowed) expect(act).toThrow(KeySlotError);
+          else {
+            act();
+            if (next === 'generate') state = 'loaded';
+            if (next === 'bind') bound = true;
+            if (next === 'activate') state = 'active';
+            if (next === 'revoke') state = 'revoked';
+            if (next === 'destroy') [state, bound] = ['empty', false];
+          }
+          expect(own.describe(slot).state).toBe(state);
+          expect(own.refusal(slot, vm) === undefined).toBe(state === 'active');
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+});
+
+describe('keys', () => {
+  test('generated keys differ from slot to slot and from generation to generation', () => {
+    const seen = new Set<string>();
+    for (const index of [0, 1, 63, 64, KEY_SLOTS - 1]) {
+      for (let generation = 0; generation < 3; generation += 1) {
+        const at = keySlot(index);
+        table.generate(at, { vm });
+        table.activate(at);
+        seen.add(Buffer.from(encrypted(table, at)).toString('hex'));
+        table.destroy(at);
+      }
+    }
+    expect(seen.size).toBe(15);
+  });
+
+  test('all 4,096 slots hold a key of their own at once', () => {
+    for (let index = 0; index < KEY_SLOTS; index += 1) table.generate(keySlot(index), { vm });
+    expect(table.list().length).toBe(KEY_SLOTS);
+    for (const index of [0, 2048, KEY_SLOTS - 1]) table.activate(keySlot(index));
+    expect(encrypted(table, keySlot(0))).not.toEqual(encrypted(table, keySlot(KEY_SLOTS - 1)));
+  });
+
+  test.each(['evp', 'node', 'noble'] as const)(
+    'the same key loaded twice is the same key: %s',
+    (engine) => {
+      using second = new KeyTable({ engine });
+      withFile(
+        Uint8Array.from({ length: 64 }, (_, i) => i),
+        (fd) => {
+          table.load(slot, fd, { vm });
+          second.load(slot, fd, { vm });
+        },
+      );
+      table.activate(slot);
+      second.activate(slot);
+      expect(encrypted(second)).toEqual(encrypted(table));
+    },
+  );
+
+  test('two processes can have one key by a descriptor of secret memory', () => {
+    using second = new KeyTable();
+    const fd = createKeyDescriptor(64);
+    table.load(slot, fd, { vm });
+    second.load(slot, fd, { vm });
+    closeSync(fd);
+    table.activate(slot);
+    second.activate(slot);
+    expect(encrypted(second)).toEqual(encrypted(table));
+    expect(encrypted(second)).not.toEqual(page);
+  });
+
+  test('refuses what is no key, and the slot stays empty', () => {
+    const bytes = Uint8Array.from({ length: 64 }, (_, i) => i);
+    for (const [wrong, message] of [
+      [bytes.subarray(0, 63), /exactly 64 bytes in the file, got 63/],
+      [new Uint8Array(65), /exactly 64 bytes in the file, got 65/],
+      [new Uint8Array(4096), /exactly 64 bytes in the file, got 4096/],
+      [new Uint8Array(0), /exactly 64 bytes in the file, got 0/],
+    ] as const) {
+      withFile(wrong, (fd) => expect(() => table.load(slot, fd)).toThrow(message));
+      expect(table.describe(slot).state).toBe('empty');
+    }
+    withFile(new Uint8Array(64).fill(9), (fd) => {
+      expect(() => table.load(slot, fd)).toThrow(WeakKeyError);
+    });
+    withFile(bytes.subarray(0, 32), (fd) => table.load(slot, fd, { keyBits: 128 }));
+    expect(table.describe(slot)).toMatchObject({ state: 'loaded', keyBits: 128 });
+    const directoryFd = openSync(directory, 'r');
+    expect(() => table.load(keySlot(8), directoryFd)).toThrow(/key/);
+    closeSync(directoryFd);
+    expect(() => table.load(keySlot(8), 1_000_000)).toThrow(/EBADF/);
+  });
+});
+
+test('a VM id is a small integer', () => {
+  for (const wrong of [-1, 0.5, Number.NaN, VM_ID_MAX + 1]) {
+    expect(() => vmId(wrong)).toThrow(RangeError);
+  }
+  expect(vmId(0)).toBe(0);
+});
