@@ -1,0 +1,191 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import type { DeviceTableEntry } from '../../../src/iommu/device-table.ts';
+import { BlockedDomain, IdentityDomain, type Rights } from '../../../src/iommu/domain.ts';
+import { Iommu } from '../../../src/iommu/iommu.ts';
+import { DMA_MAX_BYTES, type IommuDmaPort } from '../../../src/iommu/iommu-dma-port.ts';
+import { keySlot } from '../../../src/keys/key-slot.ts';
+import { vmId } from '../../../src/keys/vm-id.ts';
+import type { GuestMemory } from '../../../src/memory/guest-memory.ts';
+import { MemoryError } from '../../../src/memory/guest-memory.ts';
+import { DmaAbort, type FaultReason, type Iova } from '../../../src/pci/dma-port.ts';
+import { parseRequesterId } from '../../../src/pci/requester-id.ts';
+import { FourSlots, nativeMemory } from './bench-memory.ts';
+
+const RID = parseRequesterId('00:04.0');
+const BYTES = 64 * 1024;
+
+function setUp(change: Partial<DeviceTableEntry> = {}, memory?: GuestMemory) {
+  const iommu = new Iommu(new FourSlots());
+  const native = nativeMemory(BYTES);
+  const entry: DeviceTableEntry = {
+    domain: new IdentityDomain(iommu.newDomainId()),
+    vm: vmId(1),
+    slot: keySlot(1),
+    rights: 'read-write',
+    ...change,
+  };
+  iommu.table.set(RID, entry);
+  const port = iommu.port(RID, memory ?? native.memory);
+  port.busMaster = true;
+  return { iommu, port, entry, bytes: native.bytes };
+}
+
+function reasonOf(access: () => void): FaultReason | 'allowed' {
+  try {
+    access();
+  } catch (error) {
+    if (error instanceof DmaAbort) return error.reason;
+    throw error;
+  }
+  return 'allowed';
+}
+
+/** Both directions of one refused access: nothing out, nothing changed, one record each. */
+function expectRefused(
+  { port, iommu, bytes }: { port: IommuDmaPort; iommu: Iommu; bytes: Uint8Array },
+  iova: Iova,
+  length: number,
+  reasons: { read?: FaultReason; write?: FaultReason },
+) {
+  bytes.fill(0xab);
+  const before = bytes.slice();
+  for (const direction of ['read', 'write'] as const) {
+    const reason = reasons[direction];
+    if (reason === undefined) continue;
+    const buffer = new Uint8Array(length).fill(0x5c);
+    const faults = iommu.faults.total;
+    const access = () =>
+      direction === 'read' ? port.readInto(iova, buffer) : port.writeFrom(iova, buffer);
+    expect(reasonOf(access)).toBe(reason);
+    expect(buffer.every((byte) => byte === 0x5c)).toBe(true);
+    expect(bytes).toEqual(before);
+    expect(iommu.faults.since(faults)).toMatchObject([
+      { rid: RID, direction, iova, length, reason },
+    ]);
+  }
+}
+
+describe('what is refused', () => {
+  test('a function without a device-table entry, from the moment it is removed', () => {
+    const bench = setUp();
+    expect(reasonOf(() => bench.port.readInto(0, new Uint8Array(1)))).toBe('allowed');
+    bench.iommu.table.delete(RID);
+    const reason = 'no-device-table-entry';
+    expectRefused(bench, 0x1000, 16, { read: reason, write: reason });
+  });
+
+  test('a function whose bus mastering is off', () => {
+    const bench = setUp();
+    bench.port.busMaster = false;
+    const reason = 'bus-master-disabled';
+    expectRefused(bench, 0x1000, 16, { read: reason, write: reason });
+  });
+
+  test('a blocked domain', () => {
+    const bench = setUp({ domain: new BlockedDomain(77) });
+    expectRefused(bench, 0x1000, 16, { read: 'blocked-domain', write: 'blocked-domain' });
+  });
+
+  test.each<[Rights, { read?: FaultReason; write?: FaultReason }]>([
+    ['read', { write: 'no-write-permission' }],
+    ['write', { read: 'no-read-permission' }],
+    ['none', { read: 'no-read-permission', write: 'no-write-permission' }],
+  ])('what rights of %s do not allow, in the entry and in the domain', (rights, reasons) => {
+    expectRefused(setUp({ rights }), 0x1000, 16, reasons);
+    expectRefused(setUp({ domain: new IdentityDomain(5, rights) }), 0x1000, 16, reasons);
+  });
+
+  test.each<[number, FaultReason]>([
+    [9, 'slot-empty'],
+    [2, 'slot-of-another-vm'],
+    [3, 'slot-not-active'],
+  ])('slot %i: %s', (slot, reason) => {
+    expectRefused(setUp({ slot: keySlot(slot) }), 0x1000, 16, { read: reason, write: reason });
+  });
+
+  test('any range that leaves memory, whole', () => {
+    const bench = setUp();
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 4096 }), fc.integer({ min: 1, max: 64 }), (n, past) => {
+        const reason = 'outside-memory';
+        const start = BYTES - n + Math.min(past, n);
+        expectRefused(bench, start, n, { read: reason, write: reason });
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  test.each<[Iova]>([[2n ** 64n - 4096n], [2n ** 53n], [Number.MAX_SAFE_INTEGER], [-1]])(
+    'address %s, which no domain can map',
+    (iova) => {
+      expectRefused(setUp(), iova, 16, { read: 'unmapped', write: 'unmapped' });
+    },
+  );
+
+  test('memory that fails: a fault, and zeros instead of what had been read', () => {
+    const broken: GuestMemory = {
+      mode: 'sealed',
+      permits: () => true,
+      read: (_address, _slot, into) => {
+        into[0] = 0x99;
+        throw new MemoryError('expected an answer, got none');
+      },
+      write: () => {
+        throw new MemoryError('expected an answer, got none');
+      },
+    };
+    const { port, iommu } = setUp({}, broken);
+    const into = new Uint8Array(16);
+    expect(reasonOf(() => port.readInto(0, into))).toBe('memory-failed');
+    expect(into).toEqual(new Uint8Array(16));
+    expect(reasonOf(() => port.writeFrom(0, into))).toBe('memory-failed');
+    expect(iommu.faults.total).toBe(2);
+  });
+
+  test.each([[0], [-1], [1.5], [DMA_MAX_BYTES + 1]])(
+    'a length of %s is the device author’s mistake, not a fault of the guest',
+    async (length) => {
+      const { port, iommu } = setUp();
+      await expect(port.read(0, length)).rejects.toThrow(RangeError);
+      expect(iommu.faults.total).toBe(0);
+    },
+  );
+});
+
+test('every allowed access moves exactly its bytes', () => {
+  const { port, bytes, iommu } = setUp();
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 0, max: BYTES - 1 }),
+      fc.uint8Array({ minLength: 1, maxLength: 9000 }),
+      (start, data) => {
+        const fitting = data.subarray(0, Math.min(data.length, BYTES - start));
+        const expected = bytes.slice();
+        expected.set(fitting, start);
+        port.writeFrom(start, fitting);
+        expect(Buffer.compare(bytes, expected)).toBe(0);
+        const back = new Uint8Array(fitting.length);
+        port.readInto(BigInt(start), back);
+        expect(back).toEqual(fitting);
+      },
+    ),
+    { numRuns: 200 },
+  );
+  expect(iommu.faults.total).toBe(0);
+});
+
+test('an entry that is replaced holds from the next DMA on', () => {
+  const { iommu, port, entry } = setUp();
+  expect(reasonOf(() => port.writeFrom(0, new Uint8Array(4)))).toBe('allowed');
+  iommu.table.set(RID, { ...entry, rights: 'read' });
+  expect(reasonOf(() => port.writeFrom(0, new Uint8Array(4)))).toBe('no-write-permission');
+  iommu.table.set(RID, entry);
+  expect(reasonOf(() => port.writeFrom(0, new Uint8Array(4)))).toBe('allowed');
+});
+
+test('the promises reject as the calls throw', async () => {
+  const { port } = setUp({ rights: 'none' });
+  await expect(port.read(0, 4)).rejects.toThrow(DmaAbort);
+  await expect(port.write(0, new Uint8Array(4))).rejects.toThrow(DmaAbort);
+});
