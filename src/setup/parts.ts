@@ -38,3 +38,18 @@ export interface KernelPart {
     readonly variables: Readonly<Record<string, string>>;
   };
 }
+
+export type PartName = 'qemu' | 'libvfio-user' | 'kernel' | 'busybox';
+
+/** One line of `sealbus doctor`: a part, or something that the host can or cannot do. */
+export interface PartReport {
+  readonly name: string;
+  readonly kind: 'part' | 'program' | 'device';
+  readonly found: boolean;
+  /** Whether anything of sealbus fails without it. */
+  readonly required: boolean;
+  readonly version?: string;
+  readonly where?: string;
+  /** What to do where it is not found. */
+  readonly remedy?: string;
+}

@@ -1,0 +1,180 @@
+import { findBusybox, makeBusybox } from './busybox.ts';
+import { runCommand } from './command.ts';
+import { DebianArchive } from './debian-archive.ts';
+import { findProgram, installCommand, neededPrograms, packageOf } from './host-programs.ts';
+import { findKernel, makeKernel } from './kernel.ts';
+import { findLibvfioUser, makeLibvfioUser } from './libvfio-user.ts';
+import { cacheRoot, inTemporary, makeCacheRoot, removeLeftovers } from './part-cache.ts';
+import type { PartName, Parts } from './parts.ts';
+import type { SetupProgress } from './progress.ts';
+import { findQemu, makeQemu, qemuPreferences } from './qemu.ts';
+import type { Making } from './recipe.ts';
+import { SetupError } from './setup-error.ts';
+
+export interface EnsureOptions {
+  readonly progress?: SetupProgress;
+  /** Without one, set-up itself minds SIGINT, SIGTERM and SIGHUP while it works. */
+  readonly signal?: AbortSignal;
+  /** Fail rather than fetch anything. */
+  readonly offline?: boolean;
+}
+
+const indexBytes = 160 * 2 ** 20;
+
+/**
+ * Finds every part, and makes those that are missing: fetched from Debian's archive, checked, put
+ * into the cache. Where nothing is missing it looks at a few files and that is all. One process
+ * does the work at a time; others wait for it and then find it done.
+ * @throws SetupError with what to do; the signal's reason. What was finished stays, nothing else.
+ */
+export async function ensureParts(options: EnsureOptions = {}): Promise<Parts> {
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    throw new SetupError({
+      expected: 'Linux on x86-64',
+      got: `${process.platform} on ${process.arch}`,
+      remedy: 'Run it there, or in a virtual machine.',
+    });
+  }
+  const root = cacheRoot();
+  const found = await foundParts(root, options.signal);
+  if (isComplete(found)) return found;
+  if (options.offline) {
+    throw new SetupError({
+      expected: `all parts under ${root}`,
+      got: `no ${missing(found).join(', no ')}`,
+      remedy: "Run 'npm run setup' with the network at hand.",
+    });
+  }
+  return options.signal
+    ? await makeMissing(root, options.progress ?? (() => {}), options.signal)
+    : await withInterruption((signal) => makeMissing(root, options.progress ?? (() => {}), signal));
+}
+
+type FoundParts = { -readonly [Name in keyof Parts]: Parts[Name] | undefined };
+
+/** What is there already. */
+export async function foundParts(root: string, signal?: AbortSignal): Promise<FoundParts> {
+  return {
+    qemu: await findQemu(root, signal),
+    libvfioUser: findLibvfioUser(root),
+    kernel: findKernel(root),
+    busybox: findBusybox(root),
+  };
+}
+
+function isComplete(parts: FoundParts): parts is Parts {
+  return missing(parts).length === 0;
+}
+
+function missing(parts: FoundParts): PartName[] {
+  const names: [PartName, unknown][] = [
+    ['qemu', parts.qemu],
+    ['libvfio-user', parts.libvfioUser],
+    ['kernel', parts.kernel],
+    ['busybox', parts.busybox],
+  ];
+  return names.filter(([, part]) => part === undefined).map(([name]) => name);
+}
+
+async function makeMissing(
+  root: string,
+  progress: SetupProgress,
+  signal: AbortSignal,
+): Promise<Parts> {
+  makeCacheRoot(root);
+  const { lockFile } = await import('./file-lock.ts');
+  using _lock = await lockFile(`${root}/set-up.lock`, {
+    signal,
+    onWait: (holder) =>
+      progress({ part: 'host', phase: `waiting for another set-up (process ${holder ?? '?'})` }),
+  });
+  await removeLeftovers(root);
+  const parts = await foundParts(root, signal); // another run may have made them meanwhile
+  if (isComplete(parts)) return parts;
+  await ensurePrograms(progress, signal);
+
+  return await inTemporary(root, 'index', indexBytes, async (directory) => {
+    let opened: Promise<DebianArchive> | undefined;
+    const making: Making = {
+      root,
+      progress,
+      signal,
+      archive: () => {
+        opened ??= DebianArchive.open({
+          directory,
+          suites: parts.qemu ? ['trixie'] : ['trixie', 'trixie-backports'],
+          sourceSuites: parts.libvfioUser ? [] : ['trixie'],
+          preferences: qemuPreferences,
+          progress,
+          signal,
+        });
+        return opened;
+      },
+    };
+    const made = async <Part>(
+      part: PartName,
+      there: Part | undefined,
+      make: (making: Making) => Promise<Part>,
+    ): Promise<Part> => {
+      const result = there ?? (await make(making));
+      if (there === undefined) progress({ part, phase: 'ready' });
+      return result;
+    };
+    return {
+      busybox: await made('busybox', parts.busybox, makeBusybox),
+      kernel: await made('kernel', parts.kernel, makeKernel),
+      qemu: await made('qemu', parts.qemu, makeQemu),
+      libvfioUser: await made('libvfio-user', parts.libvfioUser, makeLibvfioUser),
+    };
+  });
+}
+
+/** @throws SetupError where a program is missing and the caller may not install it */
+async function ensurePrograms(progress: SetupProgress, signal: AbortSignal): Promise<void> {
+  const absent = neededPrograms.filter((name) => findProgram(name) === undefined);
+  if (absent.length === 0) return;
+  const installable = absent.every((name) => packageOf[name]) && findProgram('apt-get');
+  if (!installable || process.getuid?.() !== 0) {
+    throw new SetupError({
+      expected: `the programs ${neededPrograms.join(', ')}`,
+      got: `no ${absent.join(', no ')}`,
+      remedy: `Run (as root): ${installCommand(absent)}`,
+    });
+  }
+  const packages = absent.flatMap((name) => packageOf[name] ?? []);
+  progress({
+    part: 'host',
+    phase: `installing ${packages.join(', ')} (${installCommand(absent)})`,
+  });
+  const options = {
+    env: { DEBIAN_FRONTEND: 'noninteractive' },
+    timeout_ms: 15 * 60_000,
+    signal,
+  };
+  await runCommand('apt-get', ['-q', 'update'], options);
+  await runCommand(
+    'apt-get',
+    ['-q', '-y', '--no-install-recommends', 'install', ...packages],
+    options,
+  );
+}
+
+/** Runs `work` so that Ctrl-C or a kill first ends what it runs and removes what is half-made. */
+async function withInterruption<Result>(
+  work: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const controller = new AbortController();
+  let caught: NodeJS.Signals | undefined;
+  const onSignal = (name: NodeJS.Signals) => {
+    caught ??= name;
+    controller.abort(new DOMException(`interrupted by ${name}`, 'AbortError'));
+  };
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const name of names) process.on(name, onSignal);
+  try {
+    return await work(controller.signal);
+  } finally {
+    for (const name of names) process.off(name, onSignal);
+    if (caught) process.kill(process.pid, caught); // as if it had not been caught
+  }
+}

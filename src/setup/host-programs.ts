@@ -1,0 +1,44 @@
+/** Programs of the host that set-up calls: where they are, and which package brings them. */
+import { accessSync, constants, statSync } from 'node:fs';
+import { delimiter, isAbsolute, join } from 'node:path';
+
+/** Debian's package for each program that a minimal system may lack. */
+export const packageOf: Readonly<Record<string, readonly string[]>> = {
+  gcc: ['gcc', 'libc6-dev'],
+  make: ['make'],
+  xz: ['xz-utils'],
+};
+
+/** What set-up runs, in the order in which it runs it. */
+export const neededPrograms = [
+  'apt-get',
+  'apt-cache',
+  'dpkg-deb',
+  'tar',
+  'xz',
+  'gcc',
+  'make',
+] as const;
+
+/** @returns the absolute path of the first executable file of that name on PATH. */
+export function findProgram(name: string, path = process.env.PATH ?? ''): string | undefined {
+  // Not every account has the system's own directories on its PATH.
+  const directories = [...path.split(delimiter), '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
+  for (const directory of directories) {
+    if (!isAbsolute(directory)) continue;
+    const candidate = join(directory, name);
+    try {
+      accessSync(candidate, constants.X_OK);
+      if (statSync(candidate).isFile()) return candidate;
+    } catch {
+      // not here
+    }
+  }
+  return undefined;
+}
+
+/** @returns the command that installs what brings these programs. */
+export function installCommand(programs: readonly string[]): string {
+  const packages = programs.flatMap((program) => packageOf[program] ?? [program]);
+  return `apt-get install --no-install-recommends ${[...new Set(packages)].join(' ')}`;
+}
