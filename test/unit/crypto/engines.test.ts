@@ -16,7 +16,8 @@ const UNIT_MAX = 2 ** 40;
 const key = countingKey(1);
 const oracle = openXts(key, 'noble');
 const engines = {
-  'evp by live-iv': new EvpXts(key),
+  'evp by page-loop': new EvpXts(key),
+  'evp by live-iv': new EvpXts(key, { tweakPath: 'live-iv' }),
   'evp by init': new EvpXts(key, { tweakPath: 'init' }),
   node: openXts(key, 'node'),
   noble: oracle,
@@ -45,8 +46,8 @@ function sealed(first: number): Uint8Array {
   return out;
 }
 
-test('this libcrypto takes the tweak in place', () => {
-  expect(engines['evp by live-iv'].tweakPath).toBe('live-iv');
+test('the fastest way of setting the tweak is proved on this libcrypto', () => {
+  expect(engines['evp by page-loop'].tweakPath).toBe('page-loop');
 });
 
 test('whole pages: every engine writes what the oracle writes', () => {
