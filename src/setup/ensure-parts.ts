@@ -1,7 +1,7 @@
 import { findBusybox, makeBusybox } from './busybox.ts';
 import { runCommand } from './command.ts';
 import { DebianArchive } from './debian-archive.ts';
-import { findProgram, installCommand, neededPrograms, packageOf } from './host-programs.ts';
+import { absentFromHost, findProgram, installCommand, packageOf } from './host-programs.ts';
 import { findKernel, makeKernel } from './kernel.ts';
 import { findLibvfioUser, makeLibvfioUser } from './libvfio-user.ts';
 import { cacheRoot, inTemporary, makeCacheRoot, removeLeftovers } from './part-cache.ts';
@@ -53,9 +53,13 @@ export async function ensureParts(options: EnsureOptions = {}): Promise<Parts> {
 type FoundParts = { -readonly [Name in keyof Parts]: Parts[Name] | undefined };
 
 /** What is there already. */
-export async function foundParts(root: string, signal?: AbortSignal): Promise<FoundParts> {
+export async function foundParts(
+  root: string,
+  signal?: AbortSignal,
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): Promise<FoundParts> {
   return {
-    qemu: await findQemu(root, signal),
+    qemu: await findQemu(root, signal, env),
     libvfioUser: findLibvfioUser(root),
     kernel: findKernel(root),
     busybox: findBusybox(root),
@@ -131,17 +135,17 @@ async function makeMissing(
 
 /** @throws SetupError where a program is missing and the caller may not install it */
 async function ensurePrograms(progress: SetupProgress, signal: AbortSignal): Promise<void> {
-  const absent = neededPrograms.filter((name) => findProgram(name) === undefined);
+  const absent = absentFromHost();
   if (absent.length === 0) return;
-  const installable = absent.every((name) => packageOf[name]) && findProgram('apt-get');
+  const installable = findProgram('apt-get') !== undefined;
   if (!installable || process.getuid?.() !== 0) {
     throw new SetupError({
-      expected: `the programs ${neededPrograms.join(', ')}`,
+      expected: 'what set-up fetches and compiles with',
       got: `no ${absent.join(', no ')}`,
       remedy: `Run (as root): ${installCommand(absent)}`,
     });
   }
-  const packages = absent.flatMap((name) => packageOf[name] ?? []);
+  const packages = [...new Set(absent.flatMap((name) => packageOf[name] ?? [name]))];
   progress({
     part: 'host',
     phase: `installing ${packages.join(', ')} (${installCommand(absent)})`,

@@ -1,24 +1,28 @@
 /** Programs of the host that set-up calls: where they are, and which package brings them. */
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { delimiter, isAbsolute, join } from 'node:path';
 
 /** Debian's package for each program that a minimal system may lack. */
 export const packageOf: Readonly<Record<string, readonly string[]>> = {
   gcc: ['gcc', 'libc6-dev'],
+  'the headers of libc': ['libc6-dev'],
   make: ['make'],
   xz: ['xz-utils'],
+  'apt-get': ['apt'],
+  'dpkg-deb': ['dpkg'],
+  setpriv: ['util-linux'],
+  fusermount3: ['fuse3'],
 };
 
-/** What set-up runs, in the order in which it runs it. */
-export const neededPrograms = [
-  'apt-get',
-  'apt-cache',
-  'dpkg-deb',
-  'tar',
-  'xz',
-  'gcc',
-  'make',
-] as const;
+const neededPrograms = ['apt-get', 'apt-cache', 'dpkg-deb', 'tar', 'xz', 'gcc', 'make'] as const;
+
+/** @returns what set-up runs or compiles with and the host lacks; names that `packageOf` knows. */
+export function absentFromHost(): readonly string[] {
+  const absent: string[] = neededPrograms.filter((name) => findProgram(name) === undefined);
+  // gcc may come without them, as apt-get installs it where recommended packages are off.
+  if (!existsSync('/usr/include/features.h')) absent.push('the headers of libc');
+  return absent;
+}
 
 /** @returns the absolute path of the first executable file of that name on PATH. */
 export function findProgram(name: string, path = process.env.PATH ?? ''): string | undefined {

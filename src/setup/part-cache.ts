@@ -149,8 +149,9 @@ export async function removeLeftovers(root: string): Promise<void> {
 }
 
 function checkFreeSpace(root: string, needsBytes: number): void {
-  const { bavail, bsize } = statfsSync(root);
-  if (bavail * bsize < needsBytes) throw diskFull(root, needsBytes);
+  const { blocks, bavail, bsize } = statfsSync(root);
+  // A file system that tells no size (0 blocks) is found full only when it is.
+  if (blocks > 0 && bavail * bsize < needsBytes) throw diskFull(root, needsBytes);
 }
 
 function isWhole(stamp: Stamp<unknown>): boolean {

@@ -1,0 +1,92 @@
+import { closeSync, constants, openSync } from 'node:fs';
+import { foundParts } from './ensure-parts.ts';
+import { findProgram, installCommand } from './host-programs.ts';
+import { cacheRoot } from './part-cache.ts';
+import type { PartReport, Parts } from './parts.ts';
+import { SetupError } from './setup-error.ts';
+
+const getIt = 'npm run setup';
+
+/** What `sealbus doctor` lists: every part, and what the host has and may do. Changes nothing. */
+export async function findParts(): Promise<readonly PartReport[]> {
+  return [...(await partReports()), ...programReports(), ...deviceReports()];
+}
+
+async function partReports(): Promise<PartReport[]> {
+  const root = cacheRoot();
+  let parts: { readonly [Name in keyof Parts]?: Parts[Name] | undefined };
+  let qemuRemedy = getIt;
+  try {
+    parts = await foundParts(root);
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    qemuRemedy = error.message; // SEALBUS_QEMU names one that does not do
+    parts = await foundParts(root, undefined, { ...process.env, SEALBUS_QEMU: undefined });
+    parts = { ...parts, qemu: undefined };
+  }
+  const { qemu, libvfioUser, kernel, busybox } = parts;
+  const program = qemu?.command.find((word) => word.endsWith('/qemu-system-x86_64'));
+  return [
+    part('qemu', qemu?.version, program ?? qemu?.command[0], qemuRemedy),
+    part('libvfio-user', libvfioUser?.version, libvfioUser?.library),
+    part('kernel', kernel?.release, kernel?.vmlinux),
+    part('busybox', busybox?.version, busybox?.path),
+  ];
+}
+
+function part(
+  name: string,
+  version: string | undefined,
+  where: string | undefined,
+  remedy = getIt,
+): PartReport {
+  const base = { name, kind: 'part', required: true } as const;
+  if (version === undefined || where === undefined) return { ...base, found: false, remedy };
+  return { ...base, found: true, version, where };
+}
+
+/** Programs of the host: name, what it is for, whether everything needs it, Debian's package. */
+const programs = [
+  ['gcc', 'builds libvfio-user and guest drivers', true],
+  ['make', 'builds guest drivers', true],
+  ['apt-get', 'fetches parts', false],
+  ['dpkg-deb', 'unpacks parts', false],
+  ['tar', 'unpacks parts', false],
+  ['xz', 'unpacks parts', false],
+  ['setpriv', 'ends what set-up runs when set-up is killed', false],
+  ['fusermount3', 'mounts sealed RAM where the caller is not root', false],
+] as const;
+
+function programReports(): PartReport[] {
+  return programs.map(([name, purpose, required]) => {
+    const where = findProgram(name);
+    const base = { name, kind: 'program', required } as const;
+    if (where) return { ...base, found: true, where };
+    return { ...base, found: false, remedy: `${purpose}: as root, ${installCommand([name])}` };
+  });
+}
+
+function deviceReports(): PartReport[] {
+  return [
+    device(
+      '/dev/fuse',
+      "sealed RAM needs it: as root, modprobe fuse; in a container, pass the device. Without it nothing is encrypted ('plain')",
+    ),
+    device(
+      '/dev/kvm',
+      'without it guests run under TCG, some ten times slower: join the group kvm, or enable virtualisation',
+    ),
+  ];
+}
+
+/** Whether the device can be opened; whether KVM then works takes a boot to say. */
+function device(path: string, purpose: string): PartReport {
+  const base = { name: path, kind: 'device', required: false } as const;
+  try {
+    closeSync(openSync(path, constants.O_RDWR));
+    return { ...base, found: true, where: path };
+  } catch (error) {
+    const why = error instanceof Error && 'code' in error ? `${error.code}; ` : '';
+    return { ...base, found: false, remedy: `${why}${purpose}` };
+  }
+}
