@@ -134,6 +134,18 @@ export function openContext(lib: Libcrypto, name: string, key: number, encrypt: 
   return context;
 }
 
+/** libcrypto keeps the schedule within this many bytes of a context's IV (OpenSSL 3: some 700). */
+const SCHEDULE_BYTES = 2048;
+
+/**
+ * Keeps the key schedule of a context, which lies in libcrypto's heap, out of swap and core dumps.
+ * False where it cannot be found or locked.
+ */
+export function lockSchedule(lib: Libcrypto, context: number): boolean {
+  const iv = lib.liveIv?.(context) ?? 0;
+  return iv !== 0 && lib.lock(iv, SCHEDULE_BYTES);
+}
+
 /** Zeroed native memory of libcrypto. @throws XtsError */
 export function reserve(lib: Libcrypto, bytes: number): number {
   const address = lib.zalloc(bytes);

@@ -17,7 +17,14 @@
  * Two calls on single blocks (ECB under Key2), whatever j is, and no block before j is touched.
  * @module
  */
-import { EvpLane, openContext, provenTweakPath, reserve, type TweakPath } from './evp-lane.ts';
+import {
+  EvpLane,
+  lockSchedule,
+  openContext,
+  provenTweakPath,
+  reserve,
+  type TweakPath,
+} from './evp-lane.ts';
 import { type Libcrypto, libcrypto } from './libcrypto.ts';
 import { nativeView } from './place.ts';
 import { multiplyByAlpha, writeUnitNumber } from './tweak.ts';
@@ -63,6 +70,8 @@ export interface EvpOptions {
 export class EvpXts extends XtsCipher {
   override readonly engine = 'evp';
   readonly tweakPath: TweakPath;
+  /** Whether the key schedules are kept out of swap and core dumps; false where RLIMIT_MEMLOCK is short. */
+  readonly locked: boolean;
   readonly #lib: Libcrypto;
   readonly #decrypt: EvpLane;
   readonly #encrypt: EvpLane;
@@ -99,6 +108,12 @@ export class EvpXts extends XtsCipher {
       this.#encrypt = lane(1);
       this.#tweakForward = ecb(1);
       this.#tweakBack = ecb(0);
+      this.locked = [
+        this.#decrypt.context,
+        this.#encrypt.context,
+        this.#tweakForward,
+        this.#tweakBack,
+      ].every((context) => lockSchedule(lib, context));
     } catch (error) {
       for (const step of undo) step();
       throw error;
@@ -106,7 +121,7 @@ export class EvpXts extends XtsCipher {
   }
 
   override toJSON(): Record<string, unknown> {
-    return { ...super.toJSON(), tweakPath: this.tweakPath };
+    return { ...super.toJSON(), tweakPath: this.tweakPath, locked: this.locked };
   }
 
   protected override decryptUnits(from: number, into: number, unit: number, bytes: number): void {

@@ -34,8 +34,16 @@ export interface Libcrypto {
   /** 0 where equal, in constant time. */
   compare(a: number, b: number, bytes: number): number;
   copy(into: number, from: number, bytes: number): void;
+  /**
+   * Keeps the pages of a range out of swap and core dumps: mlock(2), madvise(2) MADV_DONTDUMP. False
+   * where the kernel refuses (RLIMIT_MEMLOCK).
+   */
+  lock(address: number, bytes: number): boolean;
   errorText(): string;
 }
+
+const PAGE = 4096;
+const MADV_DONTDUMP = 16;
 
 let loaded: Libcrypto | undefined;
 
@@ -75,6 +83,12 @@ function load(): Libcrypto {
     'str',
     ['ulong', address],
   );
+  const mlock = bind<(at: number, bytes: number) => number>('mlock', 'int', [address, 'size_t']);
+  const madvise = bind<(at: number, bytes: number, advice: number) => number>('madvise', 'int', [
+    address,
+    'size_t',
+    'int',
+  ]);
   let liveIv: ((context: number) => number) | undefined;
   try {
     liveIv = library.func('EVP_CIPHER_CTX_iv_noconst', address, [address]);
@@ -103,6 +117,11 @@ function load(): Libcrypto {
     cleanse: bind('OPENSSL_cleanse', 'void', [address, 'size_t']),
     compare: bind('CRYPTO_memcmp', 'int', [address, address, 'size_t']),
     copy: bind('memcpy', 'void', [address, address, 'size_t']),
+    lock: (at, bytes) => {
+      const begin = at - (at % PAGE);
+      const size = Math.ceil((at + bytes - begin) / PAGE) * PAGE;
+      return mlock(begin, size) === 0 && madvise(begin, size, MADV_DONTDUMP) === 0;
+    },
     errorText: () => {
       const code = errorCode();
       return code === 0 ? 'no reason given' : (errorString(code, 0) ?? `error ${code}`);

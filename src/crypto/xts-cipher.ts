@@ -23,6 +23,9 @@ export const BLOCK_BYTES = 16;
 export const PAGE_BYTES = 4096;
 /** SP 800-38E: a data unit has at most 2^20 blocks. */
 export const UNIT_BYTES_MAX = 2 ** 24;
+/** Page numbers of 2^40 and far beyond are exact. */
+export const UNIT_NUMBER_MAX = 2 ** 52;
+const RANGE_BYTES_MAX = 2 ** 48;
 
 export type XtsEngineName = 'evp' | 'node' | 'noble';
 
@@ -261,17 +264,15 @@ export abstract class XtsCipher {
         'expected an open cipher, got one whose key was wiped: take the slot anew',
       );
     }
-    if (!Number.isSafeInteger(unit) || unit < 0) {
-      throw new RangeError(`expected a data-unit number from 0 to 2^53 - 1, got ${unit}`);
+    // Together these keep every sum below 2^53.
+    if (!Number.isInteger(unit) || unit < 0 || unit > UNIT_NUMBER_MAX) {
+      throw new RangeError(`expected a data-unit number from 0 to 2^52, got ${unit}`);
     }
-    if (!Number.isSafeInteger(offset) || offset < 0) {
-      throw new RangeError(`expected an offset in bytes from 0, got ${offset}`);
+    if (!Number.isInteger(offset) || offset < 0 || offset > RANGE_BYTES_MAX) {
+      throw new RangeError(`expected an offset from 0 to 2^48 bytes, got ${offset}`);
     }
-    if (!Number.isSafeInteger(length) || length < 0 || !Number.isSafeInteger(offset + length)) {
-      throw new RangeError(`expected a length in bytes from 0, got ${length}`);
-    }
-    if (!Number.isSafeInteger(unit + Math.ceil((offset + length) / this.unitBytes))) {
-      throw new RangeError(`expected the range to end before data unit 2^53, got unit ${unit}`);
+    if (!Number.isInteger(length) || length < 0 || length > RANGE_BYTES_MAX) {
+      throw new RangeError(`expected a length from 0 to 2^48 bytes, got ${length}`);
     }
   }
 }

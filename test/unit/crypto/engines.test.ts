@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { inspect } from 'node:util';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
@@ -243,3 +244,28 @@ test.each(['evp', 'node', 'noble'] as const)('%s: AES-128 round trip of any rang
     { numRuns: 25 },
   );
 });
+
+test('the key schedules in the heap of libcrypto are locked and not dumped', () => {
+  const lib = libcrypto();
+  const bytes = 48 * 4096;
+  const memory = Math.ceil(lib.zalloc(bytes + 4096) / 4096) * 4096;
+  expect(flagsAt(memory + 2 * 4096)).not.toMatch(/ (lo|dd)\b/);
+  expect(lib.lock(memory + 2 * 4096 + 100, 4096)).toBe(true);
+  for (const page of [2, 3]) expect(flagsAt(memory + page * 4096)).toMatch(/ lo .*dd\b/);
+  using cipher = new EvpXts(countingKey(6));
+  expect(cipher.locked).toBe(true);
+});
+
+/** The VmFlags of the mapping that holds an address, proc_pid_smaps(5). */
+function flagsAt(address: number): string {
+  let inside = false;
+  for (const line of readFileSync('/proc/self/smaps', 'utf8').split('\n')) {
+    const match = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line);
+    if (match) {
+      inside =
+        Number.parseInt(match[1]!, 16) <= address && address < Number.parseInt(match[2]!, 16);
+    }
+    if (inside && line.startsWith('VmFlags:')) return line;
+  }
+  throw new Error(`expected a mapping at 0x${address.toString(16)}, got none`);
+}
