@@ -26,6 +26,8 @@ export interface BarWindow {
 export interface PciCapability {
   readonly id: number;
   readonly bytes: Uint8Array;
+  /** Of the same length: a bit is 1 where a guest's write reaches it. Absent: read-only. */
+  readonly writable?: Uint8Array;
 }
 
 /** What a reset came from; a function-level reset is PCIe base spec section 6.6.2. */
