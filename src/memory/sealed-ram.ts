@@ -115,6 +115,11 @@ export class SealedRam {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    closeSync(this.#fd);
+    try {
+      closeSync(this.#fd);
+    } catch (error) {
+      // A controller that is gone cannot flush; the descriptor is closed all the same (close(2)).
+      if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error;
+    }
   }
 }

@@ -1,0 +1,62 @@
+import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { keySlot } from '../../../src/keys/key-slot.ts';
+import { vmId } from '../../../src/keys/vm-id.ts';
+import { gpa } from '../../../src/memory/guest-memory.ts';
+import { MemoryController } from '../../../src/memory/memory-controller.ts';
+import type { SealedMemory } from '../../../src/memory/sealed-memory.ts';
+import { SealedRam } from '../../../src/memory/sealed-ram.ts';
+
+/** Whether sealed RAM can be served here at all: why not, or undefined. */
+export function noSealedRam(): string | undefined {
+  try {
+    closeSync(openSync('/dev/fuse', 'r+'));
+    return undefined;
+  } catch (error) {
+    return `sealed RAM is not tested here: /dev/fuse cannot be opened (${String(error)})`;
+  }
+}
+
+export interface SealedBench extends AsyncDisposable {
+  readonly directory: string;
+  readonly controller: MemoryController;
+  readonly ram: SealedRam;
+  readonly memory: SealedMemory;
+  readonly failures: string[];
+  readonly lost: Error[];
+}
+
+/** A controller of its own with one VM's RAM at guest-physical 0, under slot 1. */
+export async function sealedBench(bytes: number): Promise<SealedBench> {
+  const directory = mkdtempSync(join(tmpdir(), 'sealbus-test-'));
+  const failures: string[] = [];
+  const lost: Error[] = [];
+  const controller = await MemoryController.start({
+    directory: join(directory, 'ram'),
+    onFailure: (message) => failures.push(message),
+    onLost: (error) => lost.push(error),
+  });
+  await controller.generateKey(keySlot(1), vmId(1));
+  const ram = await SealedRam.create(controller, {
+    name: 'vm1',
+    vm: vmId(1),
+    slot: keySlot(1),
+    bytes,
+  });
+  const memory = ram.memory();
+  memory.regions.add({ gpa: gpa(0), size: bytes, readable: true, writable: true, base: 0 });
+  return {
+    directory,
+    controller,
+    ram,
+    memory,
+    failures,
+    lost,
+    async [Symbol.asyncDispose]() {
+      ram.close();
+      await controller.stop();
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
