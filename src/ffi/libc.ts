@@ -207,3 +207,79 @@ const prctlNative = declared(
 export function prctl(option: number, arg2 = 0, arg3 = 0, arg4 = 0, arg5 = 0): number {
   return checked('prctl', prctlNative()(option, arg2, arg3, arg4, arg5), `option ${option}`);
 }
+
+const fcntlNative = declared('int fcntl(int fd, int command, ulong argument)');
+const F_GETFL = 3;
+const F_GET_SEALS = 1034;
+export const O_ACCMODE = 3;
+export const O_NONBLOCK = 0o4000;
+export const F_SEAL_SHRINK = 2;
+
+/** File status flags: access mode, O_NONBLOCK and so on. @throws SystemError */
+export function fileFlags(fd: number): number {
+  return checked('fcntl', fcntlNative()(fd, F_GETFL, 0), 'F_GETFL');
+}
+
+/** The seals of a memfd, or 0 for a file that cannot have any. */
+export function fileSeals(fd: number): number {
+  return Math.max(0, fcntlNative()(fd, F_GET_SEALS, 0));
+}
+
+const dup3Native = declared('int dup3(int from, int to, int flags)');
+
+/** Makes `to` name the open file of `from`, close-on-exec; what `to` named is closed. @throws SystemError */
+export function dup3(from: number, to: number): void {
+  checked('dup3', dup3Native()(from, to, EFD_CLOEXEC), `${from} to ${to}`);
+}
+
+const closeRangeNative = declared('int close_range(uint first, uint last, uint flags)');
+const CLOSE_RANGE_CLOEXEC = 4;
+
+/**
+ * Marks every descriptor but the standard ones close-on-exec, for libraries that do not: a child
+ * must not hold them. Node hands descriptors to children by number and needs no inheritance.
+ */
+export function closeAllOnExec(): void {
+  closeRangeNative()(3, 0xffffffff, CLOSE_RANGE_CLOEXEC);
+}
+
+const pollNative = declared('int poll(void *polled, ulong count, int timeout)');
+const POLLOUT = 4;
+const polled = new Uint8Array(new ArrayBuffer(128));
+const polledView = new DataView(polled.buffer);
+
+/** Whether a write would go through now. */
+export function writableNow(fd: number): boolean {
+  polledView.setInt32(0, fd, true);
+  polledView.setInt16(4, POLLOUT, true);
+  polledView.setInt16(6, 0, true);
+  return pollNative()(polled, 1, 0) === 1 && (polledView.getInt16(6, true) & POLLOUT) !== 0;
+}
+
+const processVmReadv = declared(
+  'int64_t process_vm_readv(int pid, void *local, ulong locals, void *remote, ulong remotes, ulong flags)',
+);
+const processVmWritev = declared(
+  'int64_t process_vm_writev(int pid, void *local, ulong locals, void *remote, ulong remotes, ulong flags)',
+);
+const localVector = new Uint8Array(new ArrayBuffer(128));
+const localView = new DataView(localVector.buffer);
+const remoteVector = new Uint8Array(new ArrayBuffer(128));
+const remoteView = new DataView(remoteVector.buffer);
+
+/**
+ * Copies between `bytes` and an address of this process through the kernel: an address that has no
+ * memory behind it (a mapped file that has become shorter) is EFAULT here where a load is SIGBUS.
+ * @throws SystemError
+ */
+export function copyChecked(direction: 'read' | 'write', address: number, bytes: Bytes): void {
+  localView.setBigUint64(0, BigInt(addressOfBytes(bytes)), true);
+  localView.setBigUint64(8, BigInt(bytes.length), true);
+  remoteView.setBigUint64(0, BigInt(address), true);
+  remoteView.setBigUint64(8, BigInt(bytes.length), true);
+  const call = direction === 'read' ? processVmReadv() : processVmWritev();
+  const done = call(process.pid, localVector, 1, remoteVector, 1, 0);
+  const syscall = direction === 'read' ? 'process_vm_readv' : 'process_vm_writev';
+  checked(syscall, done, `${bytes.length} bytes`);
+  if (done < bytes.length) throw new SystemError(syscall, koffi.os.errno.EFAULT ?? 14);
+}

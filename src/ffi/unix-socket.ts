@@ -167,12 +167,13 @@ export class MessageBuffer {
   }
 
   /**
-   * Looks at the first bytes of what waits, up to the capacity, and leaves it there.
+   * Looks at the first `length` bytes (the capacity by default) of what waits, and leaves it there.
+   * Descriptors end what is seen, but may belong to a later message than the first.
    * @returns the bytes seen (0 at the end of the stream), or undefined where nothing waits
    * @throws SystemError
    */
-  peek(fd: number): number | undefined {
-    this.#prepare(this.bytes.length, 0);
+  peek(fd: number, length = this.bytes.length): number | undefined {
+    this.#prepare(Math.min(length, this.bytes.length), 0);
     return transferred(
       'recvmsg',
       libc().recvmsg(fd, this.#headerAddress, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC),
@@ -185,8 +186,8 @@ export class MessageBuffer {
   }
 
   /** Like {@link peek}, and duplicates the descriptors: the caller closes each. @throws SystemError */
-  peekDescriptors(fd: number): number[] {
-    this.#prepare(this.bytes.length, this.#control.byteLength);
+  peekDescriptors(fd: number, length = this.bytes.length): number[] {
+    this.#prepare(Math.min(length, this.bytes.length), this.#control.byteLength);
     const seen = libc().recvmsg(
       fd,
       this.#headerAddress,
