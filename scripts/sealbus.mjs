@@ -21,7 +21,7 @@ const node = isNewEnough(process.versions.node) ? process.execPath : join(module
 if (!existsSync(node)) {
   process.stderr.write(
     `sealbus: expected Node 22.18 or later, got ${process.version} and none at ${node}. ` +
-      `Run 'npm ci' in ${root}.\n`,
+      `Run 'node scripts/bootstrap.mjs' in ${root}.\n`,
   );
   process.exit(1);
 }

@@ -70,7 +70,9 @@ function whyHostCannot(): string | undefined {
 function run(name: string, args: readonly string[]): Promise<number> {
   const program = join(binaries, name);
   if (!existsSync(program)) {
-    throw new Error(`expected ${program}, got nothing there. Run 'npm ci' in ${root}.`);
+    throw new Error(
+      `expected ${program}, got nothing there. Run 'node scripts/bootstrap.mjs' in ${root}.`,
+    );
   }
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { cwd: root, stdio: 'inherit' });

@@ -13,7 +13,7 @@ import { type Making, unpackPackages } from './recipe.ts';
 import { SetupError } from './setup-error.ts';
 import { extractVmlinux } from './vmlinux.ts';
 
-export const kernelRecipe: PartRecipe = { part: 'kernel', recipe: 1, needsBytes: 420 * 2 ** 20 };
+export const kernelRecipe: PartRecipe = { part: 'kernel', recipe: 1, needsBytes: 300 * 2 ** 20 };
 
 /** What the headers' own programs are linked against (they are of trixie, the host may be older). */
 const libraryPackages = ['libc6', 'libelf1t64', 'zlib1g', 'libzstd1'];
