@@ -1,51 +1,65 @@
-import { copyFromAddress, copyToAddress } from '../ffi/libc.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { Gpa, GuestMemory } from './guest-memory.ts';
 import { MemoryError } from './guest-memory.ts';
-import { RamRegions } from './ram-regions.ts';
+import { type RamRegion, RamRegions } from './ram-regions.ts';
+
+/** The bytes of a region that this process has mapped; a copy that fails throws. */
+export interface RegionBytes {
+  readInto(offset: number, into: Uint8Array): void;
+  writeFrom(offset: number, from: Uint8Array): void;
+}
 
 /**
  * Guest memory that nothing encrypts: the baseline of every benchmark, and what is left without
- * /dev/fuse. A region's base is the native address of its mapping in this process.
- *
- * Bytes are copied by address: no view of a region exists, so none can outlive its mapping.
- * A region is removed before it is unmapped, on the same thread that copies.
+ * /dev/fuse. The slot that the IOMMU resolved has been checked, and changes nothing here.
  */
 export class PlainMemory implements GuestMemory {
   readonly mode = 'plain';
-  readonly regions = new RamRegions();
+  readonly regions = new RamRegions<RegionBytes>();
 
   permits(direction: 'read' | 'write', address: Gpa, length: number): boolean {
     return this.regions.permits(direction, address, length);
   }
 
   read(address: Gpa, _slot: KeySlot, into: Uint8Array): void {
-    const region = this.regions.find(address);
-    if (region === undefined) throw outside(address);
-    const inside = address - region.gpa;
-    if (inside + into.length <= region.size) {
-      copyFromAddress(into, region.base + inside);
-      return;
+    for (let done = 0; done < into.length; ) {
+      const region = this.#region(address + done);
+      const offset = address + done - region.gpa;
+      const length = Math.min(into.length - done, region.size - offset);
+      const part = length === into.length ? into : into.subarray(done, done + length);
+      try {
+        region.backing.readInto(offset, part);
+      } catch (error) {
+        throw failed(error);
+      }
+      done += length;
     }
-    const bytes = region.size - inside;
-    copyFromAddress(into, region.base + inside, bytes);
-    this.read((address + bytes) as Gpa, _slot, into.subarray(bytes));
   }
 
   write(address: Gpa, _slot: KeySlot, from: Uint8Array): void {
-    const region = this.regions.find(address);
-    if (region === undefined) throw outside(address);
-    const inside = address - region.gpa;
-    if (inside + from.length <= region.size) {
-      copyToAddress(region.base + inside, from);
-      return;
+    for (let done = 0; done < from.length; ) {
+      const region = this.#region(address + done);
+      const offset = address + done - region.gpa;
+      const length = Math.min(from.length - done, region.size - offset);
+      const part = length === from.length ? from : from.subarray(done, done + length);
+      try {
+        region.backing.writeFrom(offset, part);
+      } catch (error) {
+        throw failed(error);
+      }
+      done += length;
     }
-    const bytes = region.size - inside;
-    copyToAddress(region.base + inside, from, bytes);
-    this.write((address + bytes) as Gpa, _slot, from.subarray(bytes));
+  }
+
+  #region(address: number): RamRegion<RegionBytes> {
+    const region = this.regions.find(address);
+    if (region !== undefined) return region;
+    throw new MemoryError(`expected an address in guest RAM, got 0x${address.toString(16)}`);
   }
 }
 
-function outside(address: number): MemoryError {
-  return new MemoryError(`expected an address in guest RAM, got 0x${address.toString(16)}`);
+/** A VMM may take memory away under a mapping: that is its fault, and a machine check for the device. */
+function failed(error: unknown): MemoryError {
+  const got = error instanceof Error ? error.message : String(error);
+  return new MemoryError(`expected the VMM's memory to answer, got ${got}`);
 }

@@ -1,14 +1,16 @@
 import type { Gpa } from './guest-memory.ts';
 
-/** A range of guest-physical memory that the VMM lends to a device. */
-export interface RamRegion {
+/**
+ * A range of guest-physical memory that the VMM lends to a device.
+ * @typeParam Backing where its bytes are.
+ */
+export interface RamRegion<Backing> {
   readonly gpa: Gpa;
   /** Bytes. */
   readonly size: number;
   readonly readable: boolean;
   readonly writable: boolean;
-  /** Where its first byte is: an offset in the RAM file, or a native address. */
-  readonly base: number;
+  readonly backing: Backing;
 }
 
 /** libvfio-user keeps at most 16; the bound here is for other transports. */
@@ -18,18 +20,18 @@ export const RAM_REGIONS_MAX = 1024;
  * The regions of one function, by address. They never overlap, and an access may run over several that
  * follow each other without a gap.
  */
-export class RamRegions {
+export class RamRegions<Backing> {
   /** In the order of their addresses. */
-  readonly #regions: RamRegion[] = [];
+  readonly #regions: RamRegion<Backing>[] = [];
   /** The region that answered last: nearly always the next one as well. */
-  #last: RamRegion | undefined;
+  #last: RamRegion<Backing> | undefined;
 
   get size(): number {
     return this.#regions.length;
   }
 
   /** @throws RangeError where it overlaps one, or there are too many. */
-  add(region: RamRegion): void {
+  add(region: RamRegion<Backing>): void {
     const { gpa, size } = region;
     if (!Number.isSafeInteger(size) || size <= 0 || !Number.isSafeInteger(gpa + size)) {
       throw new RangeError(`expected a region below 2^53, got ${size} bytes at ${gpa}`);
@@ -67,14 +69,14 @@ export class RamRegions {
   }
 
   /** The region that holds the byte at `address`. */
-  find(address: number): RamRegion | undefined {
+  find(address: number): RamRegion<Backing> | undefined {
     const last = this.#last;
     if (last !== undefined && address >= last.gpa && address < last.gpa + last.size) return last;
     let low = 0;
     let high = this.#regions.length;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      const region = this.#regions[middle] as RamRegion;
+      const region = this.#regions[middle] as RamRegion<Backing>;
       if (address >= region.gpa + region.size) low = middle + 1;
       else high = middle;
     }

@@ -23,11 +23,11 @@ export interface FileIdentity {
 /**
  * Sealed RAM from the DMA side: every byte goes through DRAM and the key of the slot that the IOMMU
  * resolved, in the controller. Coherent with the vCPUs; see dma-gate.ts for why.
- * A region's base is its offset in the RAM file.
  */
 export class SealedMemory implements GuestMemory {
   readonly mode = 'sealed';
-  readonly regions = new RamRegions();
+  /** A region's backing is the offset of its first byte in the RAM file. */
+  readonly regions = new RamRegions<number>();
   readonly file: FileIdentity;
   readonly #fd: number;
   readonly #gate: DmaGate;
@@ -96,7 +96,7 @@ export class SealedMemory implements GuestMemory {
       throw new MemoryError(`expected an address in guest RAM, got 0x${address.toString(16)}`);
     }
     const inside = address - region.gpa;
-    const offset = region.base + inside;
+    const offset = region.backing + inside;
     const length = Math.min(wanted, region.size - inside, CHUNK_BYTES - (offset % CHUNK_BYTES));
     if (offset + length > this.#bytes) {
       throw new MemoryError(

@@ -45,7 +45,7 @@ export async function sealedBench(bytes: number): Promise<SealedBench> {
     bytes,
   });
   const memory = ram.memory();
-  memory.regions.add({ gpa: gpa(0), size: bytes, readable: true, writable: true, base: 0 });
+  memory.regions.add({ gpa: gpa(0), size: bytes, readable: true, writable: true, backing: 0 });
   return {
     directory,
     controller,

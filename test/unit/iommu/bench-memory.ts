@@ -1,4 +1,6 @@
 import {
+  copyFromAddress,
+  copyToAddress,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
   mmap,
@@ -16,7 +18,16 @@ import { PlainMemory } from '../../../src/memory/plain-memory.ts';
 export function nativeMemory(bytes: number): { memory: PlainMemory; bytes: Uint8Array } {
   const base = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
   const memory = new PlainMemory();
-  memory.regions.add({ gpa: gpa(0), size: bytes, readable: true, writable: true, base });
+  memory.regions.add({
+    gpa: gpa(0),
+    size: bytes,
+    readable: true,
+    writable: true,
+    backing: {
+      readInto: (offset, into) => copyFromAddress(into, base + offset),
+      writeFrom: (offset, from) => copyToAddress(base + offset, from),
+    },
+  });
   return { memory, bytes: viewOfAddress(base, bytes) };
 }
 

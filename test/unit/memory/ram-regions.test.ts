@@ -8,15 +8,15 @@ const region = fc.record({
   size: fc.integer({ min: 1, max: 60 }),
   readable: fc.boolean(),
   writable: fc.boolean(),
-  base: fc.integer({ min: 1, max: 1e6 }),
+  backing: fc.integer({ min: 1, max: 1e6 }),
 });
 
 test('regions answer as a map of single bytes would, through any adding and removing', () => {
   const step = fc.record({ region, remove: fc.boolean(), probe: fc.integer({ min: 0, max: 400 }) });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
-      const regions = new RamRegions();
-      const bytes = new Map<number, RamRegion>();
+      const regions = new RamRegions<number>();
+      const bytes = new Map<number, RamRegion<number>>();
       for (const { region: next, remove, probe } of steps) {
         const covered = Array.from({ length: next.size }, (_, i) => next.gpa + i);
         if (remove) {

@@ -1,0 +1,205 @@
+import { IdentityDomain } from '../iommu/domain.ts';
+import { Iommu } from '../iommu/iommu.ts';
+import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
+import { type KeySlot, keySlot } from '../keys/key-slot.ts';
+import { type VmId, vmId } from '../keys/vm-id.ts';
+import { MemoryController } from '../memory/memory-controller.ts';
+import { PlainMemory } from '../memory/plain-memory.ts';
+import { SealedRam } from '../memory/sealed-ram.ts';
+import type { PciEndpoint } from '../pci/endpoint.ts';
+import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
+import type { Parts } from '../setup/parts.ts';
+import type { RegionListener } from '../vfio-user/dma-regions.ts';
+import { VfioUserServer } from '../vfio-user/server.ts';
+import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
+import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
+import type { VirtualMachine } from '../vm/virtual-machine.ts';
+import { plainRegions, sealedRegions } from './guest-ram.ts';
+import { RunDirectory } from './run-directory.ts';
+import { SlotRegister } from './slot-register.ts';
+
+export interface MachineOptions {
+  readonly parts: Parts;
+  /** How guest memory is held; `plain` encrypts nothing. */
+  readonly memory: 'sealed' | 'plain';
+  /** Size of guest memory, in whole MiB. */
+  readonly bytes: number;
+  readonly keyBits?: 128 | 256;
+  /** What went wrong and could be lived with. Default: standard error. */
+  readonly log?: (message: string) => void;
+}
+
+/** A function in its place: the requester ID, the port it got, and where QEMU finds it. */
+export interface PluggedFunction {
+  readonly rid: RequesterId;
+  readonly endpoint: PciEndpoint;
+  readonly port: IommuDmaPort;
+  readonly server: VfioUserServer;
+}
+
+const VM = vmId(1);
+const SLOT = keySlot(1);
+
+/**
+ * One VM with its devices: guest memory, its key slot, the IOMMU before it, and the functions that
+ * are plugged in. It starts what listens, so that QEMU comes last and goes first.
+ */
+export class Machine implements AsyncDisposable {
+  readonly vm: VmId = VM;
+  /** The VM's own slot, active. */
+  readonly slot: KeySlot = SLOT;
+  readonly slots: SlotRegister;
+  readonly iommu: Iommu;
+  readonly bytes: number;
+  /** Undefined where memory is plain. */
+  readonly sealed: SealedRam | undefined;
+  readonly controller: MemoryController | undefined;
+  readonly #parts: Parts;
+  readonly #run: RunDirectory;
+  readonly #log: (message: string) => void;
+  readonly #functions: PluggedFunction[] = [];
+  #guest: VirtualMachine | undefined;
+  #closed = false;
+
+  private constructor(
+    options: MachineOptions,
+    run: RunDirectory,
+    slots: SlotRegister,
+    memory: { controller: MemoryController; ram: SealedRam } | undefined,
+  ) {
+    this.#parts = options.parts;
+    this.#run = run;
+    this.#log = options.log ?? ((message) => process.stderr.write(`${message}\n`));
+    this.bytes = options.bytes;
+    this.slots = slots;
+    this.iommu = new Iommu(slots);
+    this.sealed = memory?.ram;
+    this.controller = memory?.controller;
+  }
+
+  /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError; RangeError */
+  static async create(options: MachineOptions): Promise<Machine> {
+    const run = RunDirectory.create();
+    const slots = new SlotRegister();
+    if (options.memory === 'plain') {
+      const keyBits = options.keyBits ?? 256;
+      slots.enter({ slot: SLOT, state: 'active', vm: VM, generation: 1, keyBits });
+      return new Machine(options, run, slots, undefined);
+    }
+    const log = options.log ?? ((message: string) => process.stderr.write(`${message}\n`));
+    let controller: MemoryController | undefined;
+    try {
+      controller = await MemoryController.start({
+        directory: run.ram,
+        onFailure: (message) => log(`memory controller: ${message}`),
+        onLost: (error) => log(error.message),
+      });
+      slots.enter(await controller.generateKey(SLOT, VM, options.keyBits));
+      const { bytes } = options;
+      const ram = await SealedRam.create(controller, { name: 'vm1', vm: VM, slot: SLOT, bytes });
+      return new Machine(options, run, slots, { controller, ram });
+    } catch (error) {
+      await controller?.stop();
+      run[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get mode(): 'sealed' | 'plain' {
+    return this.sealed === undefined ? 'plain' : 'sealed';
+  }
+
+  get functions(): readonly PluggedFunction[] {
+    return this.#functions;
+  }
+
+  /**
+   * Puts a function at a requester ID on bus 0 and lets it reach all of the VM's memory, one to one,
+   * under the VM's slot: its device-table entry may be changed at any time.
+   * @throws Error where the place is taken
+   */
+  plug(endpoint: PciEndpoint, rid: RequesterId): PluggedFunction {
+    const name = formatRequesterId(rid);
+    if (this.#functions.some((other) => other.rid === rid)) {
+      throw new Error(`expected a free place for the function, got ${name}, which is taken`);
+    }
+    const { memory, regions } = this.#memory();
+    const port = this.iommu.port(rid, memory);
+    const server = VfioUserServer.listen({
+      library: this.#parts.libvfioUser.library,
+      socketPath: this.#run.socket(name.replaceAll(/[:.]/g, '-')),
+      endpoint,
+      dma: port,
+      busMaster: (enabled) => {
+        port.busMaster = enabled;
+      },
+      onRegion: regions,
+      log: this.#log,
+    });
+    const domain = new IdentityDomain(this.iommu.newDomainId());
+    this.iommu.table.set(rid, { domain, vm: VM, slot: SLOT, rights: 'read-write' });
+    const plugged = { rid, endpoint, port, server };
+    this.#functions.push(plugged);
+    return plugged;
+  }
+
+  /** What QEMU gets for memory. */
+  get guestRam(): GuestRam {
+    const { bytes } = this;
+    return this.sealed === undefined
+      ? { kind: 'memfd', bytes }
+      : { kind: 'file', bytes, path: this.sealed.path };
+  }
+
+  /** What {@link boot} would start. @throws VmError, SetupError */
+  plan(options: Omit<GuestOptions, 'memory'> = {}): Promise<GuestPlan> {
+    return planGuest(this.#parts, this.#withDevices(options));
+  }
+
+  /** Boots the guest with the functions plugged so far. @throws as bootGuest */
+  async boot(options: Omit<GuestOptions, 'memory'> = {}): Promise<VirtualMachine> {
+    if (this.#guest !== undefined) {
+      throw new Error('expected a machine whose guest is off, got one that has booted');
+    }
+    this.#guest = await bootGuest(this.#parts, this.#withDevices(options));
+    return this.#guest;
+  }
+
+  /** The guest first, then its devices, then its memory: each needs those after it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      await this.#guest?.stop();
+    } finally {
+      for (const { server } of this.#functions) server.close();
+      this.sealed?.close();
+      await this.controller?.stop();
+      this.#run[Symbol.dispose]();
+    }
+  }
+
+  #memory(): { memory: PlainMemory | ReturnType<SealedRam['memory']>; regions: RegionListener } {
+    if (this.sealed === undefined) {
+      const memory = new PlainMemory();
+      return { memory, regions: plainRegions(memory) };
+    }
+    const memory = this.sealed.memory();
+    return { memory, regions: sealedRegions(memory) };
+  }
+
+  #withDevices(options: Omit<GuestOptions, 'memory'>): GuestOptions {
+    const plugged = this.#functions.map(
+      ({ rid, server }): GuestDevice => ({
+        kind: 'vfio-user',
+        address: rid,
+        socket: server.socketPath,
+      }),
+    );
+    return {
+      ...options,
+      memory: this.guestRam,
+      devices: [...plugged, ...(options.devices ?? [])],
+    };
+  }
+}

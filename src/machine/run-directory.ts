@@ -1,0 +1,85 @@
+import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { detachStaleMount } from '../memory/fuse/fuse-mount.ts';
+
+/** The mount of a run's RAM files, inside its directory. */
+const RAM_DIRECTORY = 'ram';
+
+/**
+ * The directory of one run: its sockets and its mount, for this user alone. Its name carries the
+ * process and that process's start, so that the next run can tell what a killed one left behind.
+ */
+export class RunDirectory implements Disposable {
+  readonly path: string;
+
+  private constructor(path: string) {
+    this.path = path;
+  }
+
+  /**
+   * Makes the directory of this run, after clearing away those of runs that are gone.
+   * @throws Error where the place belongs to somebody else.
+   */
+  static create(): RunDirectory {
+    const base = baseDirectory();
+    clearStale(base);
+    return new RunDirectory(mkdtempSync(join(base, `${process.pid}-${startOf(process.pid)}-`)));
+  }
+
+  get ram(): string {
+    return join(this.path, RAM_DIRECTORY);
+  }
+
+  /** @returns where to put a socket; short enough for a socket's address whatever the name. */
+  socket(name: string): string {
+    return join(this.path, `${name.slice(0, 24)}.sock`);
+  }
+
+  [Symbol.dispose](): void {
+    clear(this.path);
+  }
+}
+
+/** XDG_RUNTIME_DIR where there is one, else a directory under /tmp that only we may have made. */
+function baseDirectory(): string {
+  const uid = process.getuid?.() ?? 0;
+  const runtime = process.env.XDG_RUNTIME_DIR;
+  const base = runtime ? join(runtime, 'sealbus') : join(tmpdir(), `sealbus-${uid}`);
+  mkdirSync(base, { recursive: true, mode: 0o700 });
+  const { uid: owner, mode } = lstatSync(base);
+  if (owner !== uid || (mode & 0o077) !== 0) {
+    throw new Error(
+      `expected ${base} to be a directory of this user alone, got owner ${owner} and mode ` +
+        `${(mode & 0o7777).toString(8)}: remove it, or set XDG_RUNTIME_DIR`,
+    );
+  }
+  return base;
+}
+
+function clearStale(base: string): void {
+  for (const name of readdirSync(base)) {
+    const match = /^(\d+)-(\d+)-/.exec(name);
+    if (match === null) continue;
+    const [, pid, start] = match;
+    if (startOf(Number(pid)) === start) continue;
+    clear(join(base, name));
+  }
+}
+
+function clear(path: string): void {
+  // Before anything looks inside: a dead mount answers no stat(2), and rm must not enter a live one.
+  detachStaleMount(join(path, RAM_DIRECTORY));
+  rmSync(path, { recursive: true, force: true });
+}
+
+/** Clock ticks from boot to the start of a process (proc_pid_stat(5), field 22), if it is there. */
+function startOf(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The name, field 2, may hold anything: count from behind its last parenthesis.
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+  } catch {
+    return undefined;
+  }
+}
