@@ -1,0 +1,120 @@
+/** The host's end of the agent's port: sessions of commands in the guest. */
+import type { Duplex } from 'node:stream';
+import {
+  agentVersion,
+  encodeFrame,
+  encodeStart,
+  type Frame,
+  FrameReader,
+  frameType,
+  sessionsMax,
+} from './agent-protocol.ts';
+import { type CommandEnd, GuestCommand, type RunOptions } from './guest-command.ts';
+import { VmError } from './vm-error.ts';
+
+/** What the agent says when it is ready. */
+export interface AgentHello {
+  /** As uname -r prints it. */
+  readonly kernelRelease: string;
+  /** Since the kernel began to count. */
+  readonly uptimeMs: number;
+}
+
+export class Agent {
+  /** Settles at the agent's first word. Rejects where the guest goes first. */
+  readonly hello: Promise<AgentHello>;
+  readonly #port: Duplex;
+  readonly #reader = new FrameReader();
+  readonly #sessions = new Map<number, GuestCommand>();
+  #onHello: (hello: AgentHello) => void = () => {};
+  #onNoHello: (error: Error) => void = () => {};
+  #nextSession = 1;
+  #gone: Error | undefined;
+
+  constructor(port: Duplex) {
+    this.#port = port;
+    this.hello = new Promise((resolve, reject) => {
+      this.#onHello = resolve;
+      this.#onNoHello = reject;
+    });
+    this.hello.catch(() => {}); // whoever awaits it sees it
+    port.on('data', (chunk: Buffer) => this.#take(chunk));
+    port.on('error', () => {}); // QEMU is gone: its process says why
+  }
+
+  /**
+   * Starts a command.
+   * @throws VmError where it cannot be encoded, too many run, or the guest is gone
+   */
+  start(command: readonly string[], options: RunOptions = {}): GuestCommand {
+    if (this.#gone) throw this.#gone;
+    if (this.#sessions.size >= sessionsMax) {
+      throw new VmError(`expected at most ${sessionsMax} commands at once in the guest`);
+    }
+    const start = encodeStart({ ...options, command });
+    const session = this.#freeSession();
+    const running = new GuestCommand(session, options, (frame) => this.#send(frame));
+    this.#sessions.set(session, running);
+    this.#send(encodeFrame(frameType.start, session, 0, start));
+    const forget = () => this.#sessions.delete(session);
+    running.ended.then(forget, forget);
+    return running;
+  }
+
+  /** Asks the guest to power off: it kills what runs, and asks the firmware. */
+  powerOff(): void {
+    this.#send(encodeFrame(frameType.powerOff, 0));
+  }
+
+  /** The guest is gone: every command ends so. */
+  end(error: Error, outcome: CommandEnd | Error = error): void {
+    this.#gone ??= error;
+    this.#onNoHello(error);
+    for (const session of this.#sessions.values()) session.finish(outcome);
+  }
+
+  #freeSession(): number {
+    while (this.#sessions.has(this.#nextSession)) this.#advance();
+    const session = this.#nextSession;
+    this.#advance();
+    return session;
+  }
+
+  #advance(): void {
+    this.#nextSession = (this.#nextSession % 0xffff) + 1;
+  }
+
+  #send(frame: Buffer): void {
+    if (this.#gone || this.#port.destroyed) return;
+    this.#port.write(frame);
+  }
+
+  #take(chunk: Buffer): void {
+    try {
+      for (const frame of this.#reader.push(chunk)) this.#handle(frame);
+    } catch (error) {
+      this.end(error instanceof Error ? error : new VmError(String(error)));
+      this.#port.destroy();
+    }
+  }
+
+  #handle(frame: Frame): void {
+    // A session that was given up may still speak: to nobody.
+    if (frame.type === frameType.hello) this.#greet(frame.payload);
+    else this.#sessions.get(frame.session)?.take(frame);
+  }
+
+  #greet(payload: Buffer): void {
+    const version = payload.length >= 8 ? payload.readUInt32LE(0) : 0;
+    if (version !== agentVersion) {
+      throw new VmError(
+        `expected version ${agentVersion} of the agent in the guest, got ${version}: ` +
+          'its image was built from another checkout',
+      );
+    }
+    this.#onHello({
+      uptimeMs: payload.readUInt32LE(4),
+      kernelRelease: payload.subarray(8).toString('utf8'),
+    });
+  }
+}

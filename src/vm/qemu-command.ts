@@ -1,0 +1,211 @@
+/** QEMU's command line from a typed description. Nothing here starts anything. */
+import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
+import type { QemuPart } from '../setup/parts.ts';
+import { VmError } from './vm-error.ts';
+
+export type Accelerator = 'kvm' | 'tcg';
+
+export interface VirtualMachineDescription {
+  readonly machine: 'q35' | 'pc';
+  readonly accelerator: Accelerator;
+  /** Virtual CPUs, 1 to 64. */
+  readonly cpus: number;
+  readonly memory: GuestRam;
+  readonly kernel: {
+    /** An ELF vmlinux with a PVH entry, or a bzImage. */
+    readonly image: string;
+    readonly initrd?: string;
+    /** In order; none may hold white space. */
+    readonly arguments: readonly string[];
+  };
+  readonly devices: readonly GuestDevice[];
+  /** Files of whole ACPI tables, header included. */
+  readonly acpiTables?: readonly string[];
+  /** ttyS0. */
+  readonly console: Channel;
+  /** The virtio-serial port of the agent. */
+  readonly agent?: Channel;
+  readonly qmp?: Channel;
+  /** A virtio-rng function, for guests that wait for entropy. */
+  readonly entropy?: boolean;
+}
+
+/** `share=on` always: a vfio-user server maps guest RAM through the descriptor that QEMU sends. */
+export type GuestRam =
+  | { readonly kind: 'memfd'; readonly bytes: number }
+  /** A file that is `bytes` long already: the sealed RAM. */
+  | { readonly kind: 'file'; readonly bytes: number; readonly path: string };
+
+export type GuestDevice =
+  | {
+      readonly kind: 'vfio-user';
+      /** On bus 0: there a function keeps the BDF that it is given. */
+      readonly address: RequesterId;
+      /** A UNIX socket on which a server listens already. */
+      readonly socket: string;
+      /** QEMU drops the device for good when a reply takes longer. */
+      readonly messageTimeoutMs?: number;
+    }
+  | {
+      readonly kind: 'builtin';
+      readonly address: RequesterId;
+      /** QEMU's name for it: `edu`. */
+      readonly driver: string;
+      readonly properties?: Readonly<Record<string, string | number | boolean>>;
+    };
+
+/** Where a character device of the guest ends on the host. */
+export type Channel =
+  /** A connected stream socket that QEMU inherits. */
+  | { readonly kind: 'descriptor'; readonly fd: number }
+  /** QEMU listens, and does not wait for a client. */
+  | { readonly kind: 'listen'; readonly path: string }
+  | { readonly kind: 'stdio' };
+
+/** The port's name is the agent's (qemu/agent/agent.h). */
+export const agentPortName = 'sealbus.agent';
+/** Kept from devices: the agent's virtio-serial function, and the entropy source. */
+const agentAddress = parseRequesterId('00:1e.0');
+const entropyAddress = parseRequesterId('00:1d.0');
+const messageTimeoutDefaultMs = 600_000;
+
+/**
+ * Arguments to a QEMU, without the program.
+ * @throws VmError where the description cannot be had: a device off bus 0 or on a taken address,
+ *   no CPU, memory that is no multiple of 1 MiB.
+ */
+export function qemuArguments(description: VirtualMachineDescription): string[] {
+  check(description);
+  const { machine, accelerator, cpus, memory, kernel } = description;
+  const args = [
+    ...['-machine', `${machine},accel=${accelerator},memory-backend=ram`],
+    ...['-cpu', accelerator === 'kvm' ? 'host' : 'qemu64'],
+    ...['-smp', String(cpus), '-m', `${memory.bytes / 2 ** 20}M`],
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    ...['-object', JSON.stringify(ramObject(memory))],
+    ...['-kernel', kernel.image],
+  ];
+  if (kernel.initrd !== undefined) args.push('-initrd', kernel.initrd);
+  args.push('-append', kernel.arguments.join(' '));
+  args.push('-chardev', chardev('console', description.console), '-serial', 'chardev:console');
+  if (description.qmp) {
+    args.push('-chardev', chardev('qmp', description.qmp), '-qmp', 'chardev:qmp');
+  }
+  if (description.agent) {
+    const port = { driver: 'virtserialport', chardev: 'agent', name: agentPortName };
+    args.push('-chardev', chardev('agent', description.agent));
+    args.push(
+      ...device({ driver: 'virtio-serial-pci', addr: slot(agentAddress) }),
+      ...device(port),
+    );
+  }
+  if (description.entropy) {
+    args.push(...device({ driver: 'virtio-rng-pci', addr: slot(entropyAddress) }));
+  }
+  for (const file of description.acpiTables ?? [])
+    args.push('-acpitable', `file=${escapeComma(file)}`);
+  for (const entry of description.devices) args.push(...device(deviceProperties(entry)));
+  return args;
+}
+
+/** The whole command, with the program and what it needs in front. */
+export function qemuCommand(qemu: QemuPart, description: VirtualMachineDescription): string[] {
+  return [...qemu.command, ...qemuArguments(description)];
+}
+
+/**
+ * The command as a shell takes it, an option a line: environment first. A description to be run by
+ * hand should have no `descriptor` channel.
+ */
+export function formatCommand(
+  command: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): string {
+  const lines: string[] = [];
+  let line = Object.entries(env).map(([name, value]) => `${name}=${quote(value)}`);
+  for (const word of command) {
+    if (word.startsWith('-') && line.length > 0) {
+      lines.push(line.join(' '));
+      line = [];
+    }
+    line.push(quote(word));
+  }
+  lines.push(line.join(' '));
+  return lines.join(' \\\n  ');
+}
+
+function quote(word: string): string {
+  if (/^[\w@%+=:,./-]+$/.test(word)) return word;
+  return `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+function ramObject(memory: GuestRam): Record<string, unknown> {
+  const common = { id: 'ram', size: memory.bytes, share: true };
+  if (memory.kind === 'memfd') return { 'qom-type': 'memory-backend-memfd', ...common };
+  return { 'qom-type': 'memory-backend-file', ...common, 'mem-path': memory.path };
+}
+
+function deviceProperties(entry: GuestDevice): Record<string, unknown> {
+  const addr = slot(entry.address);
+  if (entry.kind === 'builtin') return { driver: entry.driver, addr, ...entry.properties };
+  return {
+    driver: 'vfio-user-pci',
+    addr,
+    socket: { type: 'unix', path: entry.socket },
+    'x-msg-timeout': entry.messageTimeoutMs ?? messageTimeoutDefaultMs,
+  };
+}
+
+function device(properties: Record<string, unknown>): [string, string] {
+  return ['-device', JSON.stringify(properties)];
+}
+
+function chardev(id: string, channel: Channel): string {
+  switch (channel.kind) {
+    case 'descriptor':
+      return `socket,id=${id},fd=${channel.fd}`;
+    case 'listen':
+      return `socket,id=${id},path=${escapeComma(channel.path)},server=on,wait=off`;
+    case 'stdio':
+      return `stdio,id=${id},signal=off`;
+  }
+}
+
+/** QEMU's option lists part at commas; a doubled one is a comma. */
+function escapeComma(value: string): string {
+  return value.replaceAll(',', ',,');
+}
+
+/** `4.0`, as addr= takes it. */
+function slot(address: RequesterId): string {
+  return `${(address >> 3).toString(16)}.${address & 7}`;
+}
+
+function check(description: VirtualMachineDescription): void {
+  const { cpus, memory, kernel, devices } = description;
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > 64) {
+    throw new VmError(`expected 1 to 64 virtual CPUs, got ${cpus}`);
+  }
+  if (memory.bytes % 2 ** 20 !== 0 || memory.bytes < 64 * 2 ** 20) {
+    throw new VmError(
+      `expected guest memory of whole MiB, at least 64 MiB, got ${memory.bytes} bytes`,
+    );
+  }
+  const split = kernel.arguments.find((argument) => /\s/.test(argument) || argument === '');
+  if (split !== undefined) {
+    throw new VmError(`expected kernel arguments without spaces, got ${JSON.stringify(split)}`);
+  }
+  const taken = new Set<number>([0, 0x1f << 3]);
+  if (description.agent) taken.add(agentAddress);
+  if (description.entropy) taken.add(entropyAddress);
+  for (const { address } of devices) {
+    const name = formatRequesterId(address);
+    if (address > 0xff) {
+      throw new VmError(`expected a device address on bus 0 of segment 0, got ${name}`);
+    }
+    if (taken.has(address)) {
+      throw new VmError(`expected a free device address, got ${name}, which is taken`);
+    }
+    taken.add(address);
+  }
+}

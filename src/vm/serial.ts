@@ -1,0 +1,131 @@
+/** The guest's serial console: a bounded log, and waiting for what it says. */
+import type { Readable } from 'node:stream';
+import { TextTail } from './text-tail.ts';
+import { GuestPanicError, VmError, VmTimeoutError } from './vm-error.ts';
+
+const logBytesMax = 1 << 20;
+const panicWords = /Kernel panic - not syncing[^\n]*/;
+/** Longer than panicWords' fixed part: a line that two chunks share is still found. */
+const overlapCharacters = 64;
+
+export interface ExpectOptions {
+  readonly timeoutMs: number;
+  /** Named in the error, where the pattern alone says too little. */
+  readonly what?: string;
+}
+
+interface Waiter {
+  check(): boolean;
+  fail(error: Error): void;
+}
+
+export class SerialConsole {
+  readonly #log = new TextTail(logBytesMax);
+  readonly #waiters = new Set<Waiter>();
+  #recent = '';
+  #panic: string | undefined;
+  #ended = false;
+  readonly #onPanic: ((line: string) => void)[] = [];
+
+  /** Reads the stream from now on; `onChunk` sees all of it, such as to show it. */
+  constructor(stream: Readable, onChunk?: (chunk: Buffer) => void) {
+    stream.on('data', (chunk: Buffer) => {
+      this.#log.push(chunk);
+      onChunk?.(chunk);
+      this.#watchForPanic(chunk);
+      for (const waiter of [...this.#waiters]) waiter.check();
+    });
+    stream.on('error', () => {}); // QEMU is gone; 'close' follows
+    stream.once('close', () => {
+      this.#ended = true;
+      for (const waiter of [...this.#waiters]) {
+        if (!waiter.check()) waiter.fail(new VmError('the console closed'));
+      }
+    });
+  }
+
+  /** What was said, at most the last MiB. */
+  get log(): string {
+    return this.#log.toString();
+  }
+
+  /** The panic's line, once there was one. */
+  get panic(): string | undefined {
+    return this.#panic;
+  }
+
+  lastLines(count = 20): string {
+    return this.#log.lastLines(count);
+  }
+
+  /** Calls once, at the panic or now if it was. */
+  onPanic(call: (line: string) => void): void {
+    if (this.#panic !== undefined) call(this.#panic);
+    else this.#onPanic.push(call);
+  }
+
+  /** Lines in which the kernel complains: warnings with a trace, bugs, oopses, stalls, lockdep. */
+  complaints(): string[] {
+    const complaint =
+      /WARNING: |BUG: |Oops: |general protection fault|DMA-API: |rcu: INFO|blocked for more than|Call Trace|Kernel panic/;
+    return this.log.split('\n').filter((line) => complaint.test(line));
+  }
+
+  /**
+   * Waits until the log matches, and gives the match; it may have been there before.
+   * @throws VmTimeoutError, GuestPanicError, or VmError where the console closed first; each names
+   *   what was waited for and has the last lines
+   */
+  expect(pattern: RegExp, { timeoutMs, what }: ExpectOptions): Promise<RegExpMatchArray> {
+    const wanted = `${what ?? 'the console to say'} ${pattern}`;
+    return new Promise((resolve, reject) => {
+      const fail = (error: Error) => {
+        clearTimeout(timer);
+        this.#waiters.delete(waiter);
+        reject(error);
+      };
+      const waiter: Waiter = {
+        check: () => {
+          const match = this.log.match(pattern);
+          if (!match) return false;
+          clearTimeout(timer);
+          this.#waiters.delete(waiter);
+          resolve(match);
+          return true;
+        },
+        fail: (error) => fail(this.#withLog(error, wanted)),
+      };
+      const timer = setTimeout(() => {
+        const error = new VmTimeoutError(`no answer within ${timeoutMs / 1000} s`);
+        waiter.fail(error);
+      }, timeoutMs);
+      this.#waiters.add(waiter);
+      if (waiter.check()) return;
+      if (this.#panic !== undefined) waiter.fail(new GuestPanicError(this.#panic));
+      else if (this.#ended) waiter.fail(new VmError('the console has closed'));
+    });
+  }
+
+  #watchForPanic(chunk: Buffer): void {
+    if (this.#panic !== undefined) return;
+    this.#recent = this.#recent.slice(-overlapCharacters) + chunk.toString('latin1');
+    const found = panicWords.exec(this.#recent);
+    if (!found) return;
+    this.#panic = found[0].trim();
+    for (const waiter of [...this.#waiters]) {
+      if (!waiter.check()) waiter.fail(new GuestPanicError(this.#panic));
+    }
+    for (const call of this.#onPanic.splice(0)) call(this.#panic);
+  }
+
+  #withLog(error: Error, wanted: string): Error {
+    error.message =
+      `expected ${wanted}, got: ${error.message}. ` +
+      `The console's last lines:\n${indent(this.lastLines())}`;
+    return error;
+  }
+}
+
+export function indent(text: string): string {
+  return (text || '(nothing)').replace(/^/gm, '    ');
+}

@@ -1,0 +1,252 @@
+/** A running guest: QEMU, its console, its QMP, and commands in it. */
+import { Writable } from 'node:stream';
+import type { QemuPart } from '../setup/parts.ts';
+import { Agent, type AgentHello } from './agent.ts';
+import {
+  type CommandEnd,
+  type GuestCommand,
+  panicExitCode,
+  type RunOptions,
+} from './guest-command.ts';
+import { qemuCommand, type VirtualMachineDescription } from './qemu-command.ts';
+import { firstChannel, QemuProcess } from './qemu-process.ts';
+import { QmpClient } from './qmp.ts';
+import { indent, SerialConsole } from './serial.ts';
+import { GuestPanicError, VmError, VmTimeoutError } from './vm-error.ts';
+
+export interface VirtualMachineOptions {
+  readonly qemu: QemuPart;
+  /** Servers of its vfio-user devices listen already. */
+  readonly description: Omit<VirtualMachineDescription, 'console' | 'agent' | 'qmp'>;
+  /** From QEMU's start to the agent's first word. 120 s where not given. */
+  readonly bootTimeoutMs?: number;
+  /** Sees all that the console says, from its first byte. */
+  readonly onConsole?: (chunk: Buffer) => void;
+  /** Ends the boot, and what was started. */
+  readonly signal?: AbortSignal;
+}
+
+export interface ExecResult extends CommandEnd {
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
+}
+
+export interface ExecOptions extends Omit<RunOptions, 'stdout' | 'stderr'> {
+  /** Of stdout and of stderr. 64 MiB where not given. */
+  readonly outputBytesMax?: number;
+}
+
+const bootTimeoutDefaultMs = 120_000;
+const outputBytesDefault = 64 << 20;
+const fileTimeoutMs = 120_000;
+const powerOffTimeoutMs = 10_000;
+
+export class VirtualMachine implements AsyncDisposable {
+  readonly console: SerialConsole;
+  readonly qmp: QmpClient;
+  /** From QEMU's start to the agent's first word. */
+  readonly bootSeconds: number;
+  readonly kernelRelease: string;
+  /** Settles when QEMU is gone, however. */
+  readonly ended: Promise<void>;
+  readonly #process: QemuProcess;
+  readonly #agent: Agent;
+
+  private constructor(parts: StartedParts, hello: AgentHello, bootSeconds: number) {
+    this.#process = parts.process;
+    this.#agent = parts.agent;
+    this.console = parts.console;
+    this.qmp = parts.qmp;
+    this.bootSeconds = bootSeconds;
+    this.kernelRelease = hello.kernelRelease;
+    this.ended = parts.ended;
+  }
+
+  /**
+   * Starts QEMU and waits until the guest's agent is ready; where that fails, nothing is left.
+   * @throws QemuEndedError, GuestPanicError, VmTimeoutError, VmError; the signal's reason
+   */
+  static async start(options: VirtualMachineOptions): Promise<VirtualMachine> {
+    const { qemu, bootTimeoutMs = bootTimeoutDefaultMs, signal } = options;
+    signal?.throwIfAborted();
+    const channel = (index: number) => ({ kind: 'descriptor', fd: firstChannel + index }) as const;
+    const command = qemuCommand(qemu, {
+      ...options.description,
+      ...{ console: channel(0), qmp: channel(1), agent: channel(2) },
+    }) as [string, ...string[]];
+
+    const startedAt = performance.now();
+    const process = new QemuProcess(command, qemu.env, 3);
+    const [serial, monitor, port] = process.channels;
+    const console = new SerialConsole(serial!, options.onConsole);
+    const agent = new Agent(port!);
+    const ended = watchEnd(process, console, agent);
+    let stop: (error: Error) => void = () => {};
+    const stopped = new Promise<never>((_resolve, reject) => {
+      stop = reject;
+    });
+    stopped.catch(() => {}); // raced below
+    const timer = setTimeout(() => stop(bootTimeout(bootTimeoutMs, console)), bootTimeoutMs);
+    const onAbort = () => stop(signal?.reason);
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      const qmp = await Promise.race([
+        QmpClient.connect(monitor!, bootTimeoutMs).catch((error) => sooner(ended, agent, error)),
+        stopped,
+      ]);
+      const hello = await Promise.race([agent.hello, stopped]);
+      const seconds = (performance.now() - startedAt) / 1000;
+      return new VirtualMachine({ process, console, agent, qmp, ended }, hello, seconds);
+    } catch (error) {
+      process.kill('SIGKILL');
+      await process.exited;
+      throw error;
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  get pid(): number {
+    return this.#process.pid!;
+  }
+
+  /** Starts a command; the result can be signalled, and its `ended` awaited. @throws VmError */
+  start(command: readonly string[], options?: RunOptions): GuestCommand {
+    return this.#agent.start(command, options);
+  }
+
+  /**
+   * Runs a command with the given streams.
+   * @throws QemuEndedError where QEMU ends meanwhile (a panic is an end with exit code 255); VmError
+   */
+  async run(command: readonly string[], options?: RunOptions): Promise<CommandEnd> {
+    return await this.start(command, options).ended;
+  }
+
+  /** Runs a command and collects what it writes. @throws as `run`; VmError where that is too much */
+  async exec(command: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
+    const { outputBytesMax = outputBytesDefault, ...rest } = options;
+    let overflow = false;
+    const collector = () => {
+      const chunks: Buffer[] = [];
+      let bytes = 0;
+      const sink = new Writable({
+        write(chunk: Buffer, _encoding, done) {
+          bytes += chunk.length;
+          if (bytes <= outputBytesMax) chunks.push(Buffer.from(chunk));
+          else if (!overflow) {
+            overflow = true;
+            running.signal(9);
+          }
+          done();
+        },
+      });
+      return { sink, take: () => Buffer.concat(chunks) };
+    };
+    const [stdout, stderr] = [collector(), collector()];
+    const running = this.start(command, { ...rest, stdout: stdout.sink, stderr: stderr.sink });
+    const end = await running.ended;
+    if (overflow) {
+      throw new VmError(
+        `expected at most ${outputBytesMax} bytes of output from '${command.join(' ')}', got more`,
+      );
+    }
+    return { ...end, stdout: stdout.take(), stderr: stderr.take() };
+  }
+
+  /** Runs a command that must succeed, and gives its stdout. @throws VmError with its stderr */
+  async check(command: readonly string[], options?: ExecOptions): Promise<string> {
+    const { exitCode, stdout, stderr } = await this.exec(command, options);
+    if (exitCode !== 0) {
+      throw new VmError(
+        `expected '${command.join(' ')}' in the guest to succeed, got exit code ${exitCode}. ` +
+          `It said:\n${indent(`${stdout}${stderr}`.trim().slice(-4000))}`,
+      );
+    }
+    return stdout.toString('utf8');
+  }
+
+  /** Makes or replaces a file; its directory must be there. @throws VmError */
+  async writeFile(path: string, bytes: Uint8Array, timeoutMs = fileTimeoutMs): Promise<void> {
+    await this.check(['sh', '-c', 'exec cat > "$1"', 'sh', path], { stdin: bytes, timeoutMs });
+  }
+
+  /** @throws VmError */
+  async readFile(path: string, timeoutMs = fileTimeoutMs): Promise<Buffer> {
+    const { exitCode, stdout, stderr } = await this.exec(['cat', path], { timeoutMs });
+    if (exitCode !== 0) {
+      throw new VmError(`expected to read ${path} in the guest, got: ${`${stderr}`.trim()}`);
+    }
+    return stdout;
+  }
+
+  /** Loads a module of the image by its name. @throws VmError with what the kernel said */
+  async insmod(name: string, parameters: Readonly<Record<string, string>> = {}): Promise<void> {
+    const settings = Object.entries(parameters).map(([key, value]) => `${key}=${value}`);
+    await this.check(['insmod', `/lib/modules/${name}.ko`, ...settings]);
+  }
+
+  /** Asks the guest to power off, and ends QEMU where it does not within 10 s. @throws VmError */
+  async powerOff(): Promise<void> {
+    this.#agent.powerOff();
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise((resolve) => {
+      timer = setTimeout(resolve, powerOffTimeoutMs);
+    });
+    await Promise.race([this.#process.exited, patience]);
+    clearTimeout(timer);
+    await this.stop();
+  }
+
+  /** Ends QEMU: QMP's quit, then SIGTERM, then SIGKILL. Any number of times. @throws VmError */
+  async stop(): Promise<void> {
+    await this.#process.end(() => this.qmp.quit());
+    await this.ended;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}
+
+interface StartedParts {
+  readonly process: QemuProcess;
+  readonly console: SerialConsole;
+  readonly agent: Agent;
+  readonly qmp: QmpClient;
+  readonly ended: Promise<void>;
+}
+
+/** Tells the agent of QEMU's end: with the panic, where that was it. */
+async function watchEnd(process: QemuProcess, console: SerialConsole, agent: Agent): Promise<void> {
+  await process.exited;
+  if (console.panic === undefined) {
+    agent.end(process.endedError('the guest', console.lastLines()));
+    return;
+  }
+  const error = new GuestPanicError(
+    `the guest's kernel panicked: ${console.panic}. The console's last lines:\n` +
+      indent(console.lastLines(40)),
+  );
+  agent.end(error, { exitCode: panicExitCode, ended: 'panicked' });
+}
+
+/** QEMU's end says more than what it broke on its way. */
+async function sooner(ended: Promise<void>, agent: Agent, error: unknown): Promise<never> {
+  let timer: NodeJS.Timeout | undefined;
+  const short = new Promise((resolve) => {
+    timer = setTimeout(resolve, 1000);
+  });
+  const gone = await Promise.race([ended.then(() => true), short.then(() => false)]);
+  clearTimeout(timer);
+  if (gone) await agent.hello; // rejects with why
+  throw error;
+}
+
+function bootTimeout(timeoutMs: number, console: SerialConsole): VmTimeoutError {
+  return new VmTimeoutError(
+    `expected the guest's init to be ready within ${timeoutMs / 1000} s, got no word from it. ` +
+      `The console's last lines:\n${indent(console.lastLines())}`,
+  );
+}
