@@ -254,7 +254,8 @@ function wholeValue(
   return {
     get: () => value[0] ?? 0,
     set: (next) => {
-      checkNumber(next, max, where);
+      // One comparison tells an integer of 32 bits from all else.
+      if (Number(next) >>> 0 !== next || next > max) checkNumber(next, max, where);
       value[0] = Number(next);
     },
   };
