@@ -1,6 +1,9 @@
 /** The parts as set-up leaves them on this host; what is missing is made first. */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import koffi from 'koffi';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -120,10 +123,9 @@ describe('on an empty cache', () => {
     '%s in the middle',
     async (signal) => {
       await using cache = await temporaryCache(signal);
-      const { createServer } = await import('node:net');
       const server = createServer();
       const asked = new Promise<void>((resolve) => server.once('connection', () => resolve()));
-      const sockets: import('node:net').Socket[] = [];
+      const sockets: Socket[] = [];
       server.on('connection', (socket) => sockets.push(socket));
       await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
       const address = server.address();
@@ -135,12 +137,10 @@ describe('on an empty cache', () => {
         sockets.map((socket) => new Promise((resolve) => socket.resume().once('close', resolve))),
       );
       run.child.kill(signal);
+      // Caught or not, it dies of the signal; where it can, it has tidied up by then.
+      expect((await run.ended).signal).toBe(signal);
       if (signal !== 'SIGKILL') {
-        expect((await run.ended).code).toBe(3);
-        expect(run.said()).toContain(`interrupted by ${signal}`);
         expect(readdirSync(join(cache.path, 'sealbus'))).toEqual(['set-up.lock']);
-      } else {
-        expect((await run.ended).signal).toBe('SIGKILL');
       }
       await disconnected; // APT's own children are gone too
       server.close();
@@ -155,8 +155,6 @@ describe('on an empty cache', () => {
 });
 
 async function temporaryCache(label: string) {
-  const { mkdtemp, rm } = await import('node:fs/promises');
-  const { tmpdir } = await import('node:os');
   const path = await mkdtemp(join(tmpdir(), `sealbus-${label.replaceAll(/\W/g, '')}-`));
   expect(path).not.toBe(cacheRoot());
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
