@@ -3,8 +3,10 @@ import { Iommu } from '../iommu/iommu.ts';
 import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
 import { type KeySlot, keySlot } from '../keys/key-slot.ts';
 import { type VmId, vmId } from '../keys/vm-id.ts';
+import { MemoryError } from '../memory/guest-memory.ts';
 import { MemoryController } from '../memory/memory-controller.ts';
 import { PlainMemory } from '../memory/plain-memory.ts';
+import type { SealedMemory } from '../memory/sealed-memory.ts';
 import { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
@@ -34,6 +36,8 @@ export interface PluggedFunction {
   readonly rid: RequesterId;
   readonly endpoint: PciEndpoint;
   readonly port: IommuDmaPort;
+  /** Guest memory as this function's VMM connection has it; for looking, past the IOMMU. */
+  readonly memory: PlainMemory | SealedMemory;
   readonly server: VfioUserServer;
 }
 
@@ -114,6 +118,21 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
+   * Makes a key in an empty slot, active, for this VM or for another that the table should know of.
+   * @throws MemoryError where the slot is taken
+   */
+  async addSlot(slot: KeySlot, vm: VmId, keyBits: 128 | 256 = 256): Promise<void> {
+    if (this.slots.use(slot) !== 'empty') {
+      throw new MemoryError(`expected an empty key slot, got slot ${slot}, which is taken`);
+    }
+    this.slots.enter(
+      this.controller === undefined
+        ? { slot, state: 'active', vm, generation: 1, keyBits }
+        : await this.controller.generateKey(slot, vm, keyBits),
+    );
+  }
+
+  /**
    * Puts a function at a requester ID on bus 0 and lets it reach all of the VM's memory, one to one,
    * under the VM's slot: its device-table entry may be changed at any time.
    * @throws Error where the place is taken
@@ -138,7 +157,7 @@ export class Machine implements AsyncDisposable {
     });
     const domain = new IdentityDomain(this.iommu.newDomainId());
     this.iommu.table.set(rid, { domain, vm: VM, slot: SLOT, rights: 'read-write' });
-    const plugged = { rid, endpoint, port, server };
+    const plugged = { rid, endpoint, port, memory, server };
     this.#functions.push(plugged);
     return plugged;
   }
@@ -179,7 +198,7 @@ export class Machine implements AsyncDisposable {
     }
   }
 
-  #memory(): { memory: PlainMemory | ReturnType<SealedRam['memory']>; regions: RegionListener } {
+  #memory(): { memory: PlainMemory | SealedMemory; regions: RegionListener } {
     if (this.sealed === undefined) {
       const memory = new PlainMemory();
       return { memory, regions: plainRegions(memory) };

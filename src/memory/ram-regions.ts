@@ -26,8 +26,9 @@ export class RamRegions<Backing> {
   /** The region that answered last: nearly always the next one as well. */
   #last: RamRegion<Backing> | undefined;
 
-  get size(): number {
-    return this.#regions.length;
+  /** In the order of their addresses. */
+  get all(): readonly RamRegion<Backing>[] {
+    return this.#regions;
   }
 
   /** @throws RangeError where it overlaps one, or there are too many. */

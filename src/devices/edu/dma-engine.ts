@@ -41,13 +41,15 @@ export class DmaEngine {
   readonly counters: DmaCounters = { transfers: 0, refused: 0, clamped: 0 };
   lastRefusal: Refusal | undefined;
   readonly #mask: bigint;
+  readonly #onTransfer: ((transfer: Transfer, bytes: Uint8Array) => void) | undefined;
 
   /** @throws RangeError where the mask is not of 1 to 64 bits. */
-  constructor(mask: bigint) {
+  constructor(mask: bigint, onTransfer?: (transfer: Transfer, bytes: Uint8Array) => void) {
     if (mask < 1n || BigInt.asUintN(64, mask) !== mask) {
       throw new RangeError(`expected a DMA mask of 1 to 64 bits, got 0x${mask.toString(16)}`);
     }
     this.#mask = mask;
+    this.#onTransfer = onTransfer;
   }
 
   /** Does the transfer, in pieces that the port takes. */
@@ -70,7 +72,9 @@ export class DmaEngine {
     } catch (error) {
       if (!(error instanceof DmaAbort)) throw error;
       this.#refuse(transfer, 'refused by the IOMMU');
+      return;
     }
+    this.#onTransfer?.(transfer, piece);
   }
 
   reset(): void {

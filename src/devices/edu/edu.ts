@@ -1,5 +1,5 @@
 import { type FunctionInterrupts, type FunctionOptions, PciFunction } from '../../pci/index.ts';
-import { type DmaCounters, DmaEngine, type Refusal } from './dma-engine.ts';
+import { type DmaCounters, DmaEngine, type Refusal, type Transfer } from './dma-engine.ts';
 import { factorial32 } from './factorial.ts';
 import { eduRegisters } from './registers.ts';
 
@@ -15,6 +15,8 @@ export interface EduOptions extends FunctionOptions {
    * loop, the busy bit being seen until then. QEMU's edu takes 100 ms for a transfer.
    */
   readonly delayNs?: number;
+  /** Sees each transfer that moved its bytes, and the bytes, which are the device's own. */
+  readonly onTransfer?: (transfer: Transfer, bytes: Uint8Array) => void;
 }
 
 /**
@@ -52,7 +54,7 @@ export class Edu extends PciFunction {
 
   constructor(options: EduOptions = {}) {
     super(options);
-    this.#engine = new DmaEngine(options.dmaMask ?? (1n << 28n) - 1n);
+    this.#engine = new DmaEngine(options.dmaMask ?? (1n << 28n) - 1n, options.onTransfer);
     this.#delayNs = options.delayNs ?? 0;
   }
 
