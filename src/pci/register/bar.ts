@@ -168,7 +168,8 @@ function build<L extends Layout>(window: BarWindow, layout: L, options: BarOptio
   extents.sort((a, b) => a.offset - b.offset);
 
   const storage = new ArrayBuffer(used);
-  const face = Object.create(null) as object;
+  // Not of Object.create(null), which makes objects that V8 looks up by hash.
+  const face: object = {};
   for (const cell of cells) expose(face, cell, storage, isArray(layout, cell.name));
   for (const { name, bytes } of memory) {
     Object.defineProperty(face, name, { value: bytes, enumerable: true });
@@ -267,7 +268,7 @@ function fieldsView(
   words: Uint32Array,
   whole: PropertyDescriptor,
 ): object {
-  const view = Object.create(null) as object;
+  const view: object = {};
   for (const [key, field] of Object.entries(fields)) {
     const { low, bits, flag } = field;
     const where = () => `field '${key}' of register '${name}'`;

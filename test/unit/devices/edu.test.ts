@@ -148,6 +148,17 @@ describe('edu as its specification has it', () => {
     // A write of 4 bytes clears the upper half of a DMA register.
     link.write(DMA_SRC, 0x1000);
     expect(link.readWide(DMA_SRC)).toBe(0x1000n);
+    // And one to the upper half is dropped.
+    link.write(DMA_SRC + 4, 5);
+    expect(link.readWide(DMA_SRC)).toBe(0x1000n);
+  });
+
+  it('has its busy bits seen and its work done by the next turns of the event loop', async () => {
+    const link = new Bench(new Edu());
+    link.write(FACTORIAL, 6);
+    expect(link.read(STATUS)).toBe(1);
+    for (let turn = 0; turn < 3; turn++) await new Promise<void>((done) => setImmediate(done));
+    expect([link.read(STATUS), link.read(FACTORIAL)]).toEqual([0, 720]);
   });
 });
 

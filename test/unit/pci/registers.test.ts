@@ -17,6 +17,7 @@ import {
   ro64,
   w1c,
   w1c32,
+  wo,
   wo32,
 } from '../../../src/pci/index.ts';
 import { Bench } from './bench.ts';
@@ -197,6 +198,20 @@ describe('bits by their kind', () => {
     expect(link.accesses).toEqual([]);
   });
 
+  it('wo fields of 64 bits read 0 in either half, whole or alone', () => {
+    class Secret extends Testee {
+      readonly bar0 = memoryBar(16, {
+        r: reg64(0, { low: wo(bit(1)), high: wo(bit(40)), x: bit(41) }),
+      });
+    }
+    const device = new Secret();
+    const link = new Bench(device);
+    link.write(0, (1n << 64n) - 1n, 8);
+    expect([device.bar0.r.low, device.bar0.r.high]).toEqual([true, true]);
+    expect(link.readWide(0)).toBe(1n << 41n);
+    expect([link.read(0), link.read(4)]).toEqual([0, 1 << 9]);
+  });
+
   it('device code sets any bit, and no handler runs', () => {
     const { bar, bench: link } = bench();
     bar.mixed.done = false;
@@ -307,6 +322,10 @@ describe('access widths', () => {
     }
     const link = new Bench(new Sparse());
     expect([link.read(0), link.read(0x3_0000_0000), link.read(0x1_0000_0000)]).toEqual([1, 2, 0]);
+    class Small extends Testee {
+      readonly bar0 = memoryBar(2 ** 34, { a: reg32(0, { reset: 1 }) }, { width: 64 });
+    }
+    expect(new Bench(new Small()).read(0x1_0000_0000)).toBe(0);
   });
 });
 
