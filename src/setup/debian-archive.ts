@@ -204,11 +204,9 @@ export class DebianArchive {
   }
 }
 
+/** As gpgv (APT 2) and sqv (APT 3) put it. */
 function saysUnknownKey(error: unknown): boolean {
-  return (
-    error instanceof CommandError &&
-    /NO_PUBKEY|Missing key|not signed|EXPKEYSIG/.test(error.message)
-  );
+  return error instanceof CommandError && /NO_PUBKEY|Missing key/.test(error.message);
 }
 
 function packagesIn(directory: string): string[] {
@@ -243,6 +241,8 @@ APT::Install-Recommends "false";
 APT::Install-Suggests "false";
 APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
 Acquire::Languages "none";
 Acquire::GzipIndexes "true";
 Acquire::PDiffs "false";

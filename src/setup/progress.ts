@@ -60,7 +60,7 @@ export function renderProgress(
     const time_ms = now();
     if (!changed && time_ms - drawn_ms < redraw_ms_min) return;
     drawn_ms = time_ms;
-    const words = shortened(`${part}: ${phase}`, (stream.columns ?? 80) - 32);
+    const words = shortened(`${part}: ${phase}`, (stream.columns || 80) - 32);
     stream.write(`${clear}${paint(36, '◌')} ${words}${bar(done, total, paint)}`);
     drawn = true;
   }

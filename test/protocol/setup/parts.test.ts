@@ -1,6 +1,6 @@
 /** The parts as set-up leaves them on this host; what is missing is made first. */
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -108,6 +108,21 @@ describe('on an empty cache', () => {
     const run = start(cache.path, '{}', noArchive);
     expect((await run.ended).code).toBe(3);
     expect(run.said()).toMatch(/^SetupError: .*nowhere\/debian/s);
+    expect(readdirSync(join(cache.path, 'sealbus'))).toEqual(['set-up.lock']);
+  }, 120_000);
+
+  test('an archive that Debian did not sign is refused', async ({ task }) => {
+    await using cache = await temporaryCache(task.id);
+    await using mirror = await temporaryCache('mirror');
+    for (const suite of ['trixie', 'trixie-backports']) {
+      const directory = join(mirror.path, 'dists', suite);
+      mkdirSync(directory, { recursive: true });
+      const release = `Origin: Debian\nSuite: ${suite}\nCodename: ${suite}\nComponents: main\n`;
+      writeFileSync(join(directory, 'Release'), `${release}Architectures: amd64\nSHA256:\n`);
+    }
+    const run = start(cache.path, '{}', { SEALBUS_DEBIAN_MIRROR: `file:${mirror.path}` });
+    expect((await run.ended).code).toBe(3);
+    expect(run.said()).toMatch(/^SetupError: .*is not signed/s);
     expect(readdirSync(join(cache.path, 'sealbus'))).toEqual(['set-up.lock']);
   }, 120_000);
 
