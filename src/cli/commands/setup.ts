@@ -1,0 +1,25 @@
+import { Command } from 'commander';
+import { ensureParts } from '../../setup/ensure-parts.ts';
+import type { Parts } from '../../setup/parts.ts';
+import { renderProgress } from '../../setup/progress.ts';
+
+/** The parts, fetched and built where they are missing, with progress on stderr. @throws SetupError */
+export async function readyParts(signal?: AbortSignal): Promise<Parts> {
+  const progress = renderProgress();
+  try {
+    return await ensureParts({ progress: progress.event, ...(signal ? { signal } : {}) });
+  } finally {
+    progress.end();
+  }
+}
+
+export function setupCommand(): Command {
+  return new Command('setup')
+    .description('fetch and build what is missing: QEMU, libvfio-user, a kernel, busybox')
+    .option('--json', 'print what there is as JSON')
+    .action(async ({ json }: { json?: boolean }) => {
+      const parts = await readyParts();
+      if (json) process.stdout.write(`${JSON.stringify(parts, null, 2)}\n`);
+      else process.stderr.write('set-up: everything is there\n');
+    });
+}

@@ -1,0 +1,34 @@
+/** The `sealbus` command. Results go to stdout, everything else to stderr. */
+import { readFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { demoCommand } from './commands/demo.ts';
+import { doctorCommand } from './commands/doctor.ts';
+import { runCommand } from './commands/run.ts';
+import { setupCommand } from './commands/setup.ts';
+import { exitCodeOf } from './exit-code.ts';
+
+const { version, description } = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+) as { version: string; description: string };
+
+const program = new Command('sealbus')
+  .description(description)
+  .version(version)
+  .enablePositionalOptions()
+  .showHelpAfterError('(sealbus --help lists what there is)')
+  .configureOutput({ outputError: (words, write) => write(`sealbus: ${words}`) });
+
+for (const command of [runCommand(), demoCommand(), doctorCommand(), setupCommand()]) {
+  program.addCommand(command);
+}
+
+// A reader that has gone (`sealbus … | head`) is no error of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = exitCodeOf(error);
+}

@@ -1,0 +1,41 @@
+import { closeSync } from 'node:fs';
+import { InvalidArgumentError } from 'commander';
+import { openFuseDevice } from '../memory/fuse/fuse-mount.ts';
+import { FuseUnavailable } from '../memory/fuse/fuse-unavailable.ts';
+
+export type MemoryChoice = 'auto' | 'sealed' | 'plain';
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
+
+/** `512M`, `2G`; at least 64 MiB, in whole MiB. @throws InvalidArgumentError */
+export function parseMemorySize(text: string): number {
+  const [, digits, unit = ''] = /^(\d+)([KMG]?)(?:iB)?$/i.exec(text) ?? [];
+  const bytes = Number(digits) * (UNITS[unit.toUpperCase()] ?? Number.NaN);
+  if (!(bytes >= 2 ** 26 && bytes % 2 ** 20 === 0)) {
+    throw new InvalidArgumentError('expected a size in whole MiB from 64M on, such as 512M or 2G');
+  }
+  return bytes;
+}
+
+/**
+ * Sealed, unless something else was asked for. Where this host cannot seal and nobody insisted, it is
+ * plain, and that is said loudly with the reason.
+ * @throws FuseUnavailable where `sealed` was insisted on and cannot be had
+ */
+export function chooseMemory(
+  choice: MemoryChoice,
+  say: (words: string) => void,
+): 'sealed' | 'plain' {
+  if (choice === 'plain') {
+    say('WARNING: NOTHING IS ENCRYPTED: guest memory is plain, as was asked for');
+    return 'plain';
+  }
+  try {
+    closeSync(openFuseDevice());
+    return 'sealed';
+  } catch (error) {
+    if (choice === 'sealed' || !(error instanceof FuseUnavailable)) throw error;
+    say(`WARNING: NOTHING IS ENCRYPTED: guest memory is plain, since ${error.message}`);
+    return 'plain';
+  }
+}
