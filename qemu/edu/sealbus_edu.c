@@ -107,7 +107,10 @@ static irqreturn_t edu_interrupt(int irq, void *data)
 	struct edu *edu = data;
 	u32 status = readl(edu->regs + EDU_IRQ_STATUS);
 
-	if (!status || status == ~0U)	/* another's, or the device has left */
+	if (!status)			/* another's */
+		return IRQ_NONE;
+	/* All ones may be every interrupt at once, or a device that has left. */
+	if (status == ~0U && readl(edu->regs + EDU_IDENTIFICATION) == ~0U)
 		return IRQ_NONE;
 	writel(status, edu->regs + EDU_IRQ_ACKNOWLEDGE);
 	if (!edu->msi)			/* a level must have fallen before we leave */

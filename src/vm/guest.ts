@@ -37,6 +37,8 @@ const kernelArguments = [
   'mitigations=off',
   'nokaslr',
   'cryptomgr.notests',
+  // Lets pcimem reach the registers of a function that a driver is bound to.
+  'iomem=relaxed',
 ];
 
 export interface GuestPlan {

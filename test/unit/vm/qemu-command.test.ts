@@ -1,0 +1,120 @@
+import { execFileSync } from 'node:child_process';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { parseRequesterId, requesterId } from '../../../src/pci/requester-id.ts';
+import {
+  formatCommand,
+  type GuestDevice,
+  qemuArguments,
+  type VirtualMachineDescription,
+} from '../../../src/vm/qemu-command.ts';
+
+const plain: VirtualMachineDescription = {
+  machine: 'q35',
+  accelerator: 'tcg',
+  cpus: 2,
+  memory: { kind: 'memfd', bytes: 512 * 2 ** 20 },
+  kernel: { image: '/k/vmlinux', initrd: '/k/initrd', arguments: ['console=ttyS0', 'quiet'] },
+  devices: [],
+  console: { kind: 'descriptor', fd: 3 },
+};
+const edu = (address: string): GuestDevice => ({
+  kind: 'builtin',
+  driver: 'edu',
+  address: parseRequesterId(address),
+});
+
+/** Values of an option, in order. */
+function values(args: readonly string[], option: string): string[] {
+  return args.flatMap((arg, i) => (arg === option ? [args[i + 1]!] : []));
+}
+
+describe("QEMU's command line", () => {
+  it('shares guest memory, whatever holds it', () => {
+    const file = { kind: 'file', bytes: 2 ** 30, path: '/run/a,b/ram' } as const;
+    for (const memory of [plain.memory, file]) {
+      const args = qemuArguments({ ...plain, memory });
+      const [object] = values(args, '-object').map((text) => JSON.parse(text));
+      expect(object).toMatchObject({ id: 'ram', size: memory.bytes, share: true });
+      expect(values(args, '-machine')[0]).toContain('memory-backend=ram');
+      expect(values(args, '-m')).toEqual([`${memory.bytes / 2 ** 20}M`]);
+      if (memory.kind === 'file') expect(object['mem-path']).toBe('/run/a,b/ram');
+    }
+  });
+
+  it('gives a vfio-user function its socket, its address and a long patience', () => {
+    const address = parseRequesterId('00:05.3');
+    const args = qemuArguments({
+      ...plain,
+      devices: [{ kind: 'vfio-user', address, socket: '/run/x/edu.sock' }],
+    });
+    const device = JSON.parse(values(args, '-device').at(-1)!);
+    expect(device).toEqual({
+      driver: 'vfio-user-pci',
+      addr: '5.3',
+      socket: { type: 'unix', path: '/run/x/edu.sock' },
+      'x-msg-timeout': 600_000,
+    });
+  });
+
+  it('names any function of bus 0 that is free', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 30 }), fc.nat(7), (device, fn) => {
+        const address = requesterId({ bus: 0, device, function: fn });
+        const devices: GuestDevice[] = [{ kind: 'builtin', driver: 'edu', address }];
+        const [text] = values(qemuArguments({ ...plain, devices }), '-device');
+        expect(JSON.parse(text!).addr).toBe(`${device.toString(16)}.${fn}`);
+      }),
+    );
+  });
+
+  it.each([
+    ['no CPU', { cpus: 0 }, /1 to 64 virtual CPUs, got 0/],
+    ['odd memory', { memory: { kind: 'memfd', bytes: 2 ** 29 + 1 } }, /whole MiB/],
+    ['a device on another bus', { devices: [edu('01:00.0')] }, /on bus 0.*0000:01:00.0/],
+    ['a device on another segment', { devices: [edu('0001:00:04.0')] }, /on bus 0/],
+    ['two devices on one address', { devices: [edu('00:04.0'), edu('00:04.0')] }, /taken/],
+    ['a device on the host bridge', { devices: [edu('00:00.0')] }, /taken/],
+    [
+      "a device on the agent's",
+      { devices: [edu('00:1e.0')], agent: { kind: 'stdio' } },
+      /0000:00:1e.0, which is taken/,
+    ],
+    [
+      'a split argument',
+      { kernel: { image: '/k', arguments: ['a b'] } },
+      /without spaces, got "a b"/,
+    ],
+  ] as const)('refuses %s', (_name, change, message) => {
+    expect(() => qemuArguments({ ...plain, ...change })).toThrow(message);
+  });
+
+  it('doubles commas where QEMU parts at them', () => {
+    const args = qemuArguments({
+      ...plain,
+      acpiTables: ['/t/a,b.aml'],
+      qmp: { kind: 'listen', path: '/run/q,1' },
+    });
+    expect(values(args, '-acpitable')).toEqual(['file=/t/a,,b.aml']);
+    expect(values(args, '-chardev')).toContain('socket,id=qmp,path=/run/q,,1,server=on,wait=off');
+  });
+});
+
+describe('the printed command', () => {
+  it('is read back by a shell as the same words', () => {
+    fc.assert(
+      fc.property(fc.array(fc.string().filter((word) => !word.includes('\0'))), (words) => {
+        const command = ['printf', '%s\\0', ...words];
+        const printed = execFileSync('sh', ['-c', formatCommand(command)], { encoding: 'utf8' });
+        expect(printed).toBe(words.length > 0 ? `${words.join('\0')}\0` : '\0');
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('puts the environment in front', () => {
+    expect(formatCommand(['qemu', '-m', '1G'], { DIR: '/a b' })).toBe(
+      "DIR='/a b' qemu \\\n  -m 1G",
+    );
+  });
+});
