@@ -27,6 +27,8 @@ const outputBytesMax = 64 * 2 ** 20;
 /** A program that failed; what it printed last is in the message. */
 export class CommandError extends SetupError {
   readonly code: number | null;
+  /** All that it printed on standard error, or else on standard output. */
+  readonly output: string;
 
   constructor(
     program: string,
@@ -42,6 +44,7 @@ export class CommandError extends SetupError {
       remedy: tail === '' ? 'It printed nothing.' : `It said:\n${tail}`,
     });
     this.code = code;
+    this.output = said;
   }
 }
 

@@ -52,7 +52,7 @@ export function makeCacheRoot(root: string): void {
   try {
     mkdirSync(root, { recursive: true, mode: 0o755 });
   } catch (error) {
-    if (saysDiskFull(error)) throw diskFull(root, 2 ** 20, error);
+    if (saysDiskFull(error)) throw diskFull(root, 2 ** 20, { cause: error });
     throw new SetupError({
       expected: `a cache folder at ${root}`,
       got: error instanceof Error ? error.message : String(error),
@@ -133,7 +133,7 @@ export async function inTemporary<Result>(
   try {
     return await use(directory);
   } catch (error) {
-    if (saysDiskFull(error)) throw diskFull(root, needsBytes, error);
+    if (saysDiskFull(error)) throw diskFull(root, needsBytes, { cause: error });
     throw error;
   } finally {
     await rm(directory, { recursive: true, force: true });
@@ -151,7 +151,8 @@ export async function removeLeftovers(root: string): Promise<void> {
 function checkFreeSpace(root: string, needsBytes: number): void {
   const { blocks, bavail, bsize } = statfsSync(root);
   // A file system that tells no size (0 blocks) is found full only when it is.
-  if (blocks > 0 && bavail * bsize < needsBytes) throw diskFull(root, needsBytes);
+  const freeBytes = bavail * bsize;
+  if (blocks > 0 && freeBytes < needsBytes) throw diskFull(root, needsBytes, { freeBytes });
 }
 
 function isWhole(stamp: Stamp<unknown>): boolean {

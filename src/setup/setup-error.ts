@@ -17,10 +17,14 @@ export class SetupError extends Error {
 }
 
 /** The disk that holds the cache is full, or the user's quota is. */
-export function diskFull(path: string, needsBytes: number, cause?: unknown): SetupError {
+export function diskFull(
+  path: string,
+  needsBytes: number,
+  { cause, freeBytes }: { readonly cause?: unknown; readonly freeBytes?: number } = {},
+): SetupError {
   return new SetupError({
     expected: `${mebibytes(needsBytes)} free under ${path}`,
-    got: 'a full disk (or quota)',
+    got: freeBytes === undefined ? 'a full disk (or quota)' : `only ${mebibytes(freeBytes)}`,
     remedy:
       'Free some space, or set XDG_CACHE_HOME to a directory on a larger disk, and run it again: ' +
       'nothing half-made was left.',
@@ -33,11 +37,16 @@ export function saysDiskFull(error: unknown): boolean {
   if (error instanceof Error && 'code' in error) {
     if (['ENOSPC', 'EDQUOT', 'EFBIG'].includes(String(error.code))) return true;
   }
-  const text = error instanceof Error ? error.message : String(error);
+  const text =
+    error instanceof Error && 'output' in error ? String(error.output) : messageOf(error);
   return /no space left on device|enough free space|disk quota exceeded|file too large/i.test(text);
 }
 
 /** @returns `bytes` as whole MiB, rounded up. */
 export function mebibytes(bytes: number): string {
   return `${Math.ceil(bytes / 2 ** 20)} MiB`;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
