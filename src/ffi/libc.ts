@@ -245,15 +245,28 @@ export function closeAllOnExec(): void {
 
 const pollNative = declared('int poll(void *polled, ulong count, int timeout)');
 const POLLOUT = 4;
+const POLLERR = 8;
+const POLLHUP = 0x10;
+const POLLRDHUP = 0x2000;
 const polled = new Uint8Array(new ArrayBuffer(128));
 const polledView = new DataView(polled.buffer);
 
 /** Whether a write would go through now. */
 export function writableNow(fd: number): boolean {
+  return (polledNow(fd, POLLOUT) & POLLOUT) !== 0;
+}
+
+/** Whether the other end of a socket will send no more; what it sent may still wait. */
+export function peerHasEnded(fd: number): boolean {
+  return (polledNow(fd, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) !== 0;
+}
+
+/** poll(2) of one descriptor without waiting. @returns the events */
+function polledNow(fd: number, events: number): number {
   polledView.setInt32(0, fd, true);
-  polledView.setInt16(4, POLLOUT, true);
+  polledView.setInt16(4, events, true);
   polledView.setInt16(6, 0, true);
-  return pollNative()(polled, 1, 0) === 1 && (polledView.getInt16(6, true) & POLLOUT) !== 0;
+  return pollNative()(polled, 1, 0) === 1 ? polledView.getInt16(6, true) : 0;
 }
 
 const processVmReadv = declared(

@@ -122,9 +122,15 @@ export function acceptUnix(listening: number): number | undefined {
   return transferred('accept4', libc().accept4(listening, 0, 0, 0o4000 | 0o2000000));
 }
 
-/** Ends both directions of a connection for all who hold it; harmless where it has ended. */
-export function shutdownBoth(fd: number): void {
+/** Ends both directions of a connection for all who hold it, and forgets what still waits in it. */
+export function endConnection(fd: number): void {
   libc().shutdown(fd, 2);
+  const scratch = new Uint8Array(65536);
+  // Nothing can come any more, and the socket's buffer bounds what has.
+  for (let rounds = 0; rounds < 10_000; rounds++) {
+    const taken = libc().recv(fd, scratch, scratch.length, MSG_DONTWAIT);
+    if (taken <= 0) return;
+  }
 }
 
 const ioctlAnswer = new Int32Array(64);
@@ -242,7 +248,10 @@ export class MessageBuffer {
   #prepare(length: number, controlLength: number): void {
     this.#vector.setUint32(8, length, true);
     const header = this.#header;
-    header.setBigUint64(32, controlLength === 0 ? 0n : BigInt(this.#controlAddress), true);
+    const control = controlLength === 0 ? 0 : this.#controlAddress;
+    // In halves: a BigInt would be allocated for each message.
+    header.setUint32(32, control >>> 0, true);
+    header.setUint32(36, Math.floor(control / 0x1_0000_0000), true);
     header.setUint32(40, controlLength, true);
     header.setInt32(48, 0, true);
   }

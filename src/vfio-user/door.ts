@@ -6,7 +6,7 @@
  * another one is in, told EBUSY.
  */
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
-import { close, SystemError } from '../ffi/libc.ts';
+import { close, peerHasEnded, SystemError } from '../ffi/libc.ts';
 import { type ReadableWatch, watchReadable } from '../ffi/poll.ts';
 import {
   acceptUnix,
@@ -26,7 +26,7 @@ import {
   TYPE_REPLY,
 } from './protocol.ts';
 
-/** Clients that may stand in the door at once; more are closed. */
+/** Clients that may stand in the door at once; for one more, the one that waits longest is closed. */
 const WAITING_MAX = 8;
 const VERSION_BYTES_MAX = 4096;
 const VERSION_WAIT_MS = 5000;
@@ -85,10 +85,10 @@ export class Door {
     for (let turn = 0; turn < WAITING_MAX; turn++) {
       const connection = acceptUnix(this.#listening);
       if (connection === undefined) return;
-      if (this.#waiting.size >= WAITING_MAX) {
-        this.#events.log(`closed a connection: ${WAITING_MAX} others have not said their version`);
-        close(connection);
-        continue;
+      const [oldest] = this.#waiting;
+      if (oldest !== undefined && this.#waiting.size >= WAITING_MAX) {
+        this.#events.log(`closed a connection: ${WAITING_MAX} others stand in the door`);
+        this.#turnAway(oldest);
       }
       const waiting: Waiting = {
         connection,
@@ -99,6 +99,8 @@ export class Door {
         }, VERSION_WAIT_MS),
       };
       this.#waiting.add(waiting);
+      // Most have sent their version, or have gone, before they are accepted.
+      this.#greet(waiting);
     }
   }
 
@@ -152,6 +154,10 @@ export class Door {
 
   /** Half a message would wake the level-triggered watch again and again: look once in a while. */
   #awaitMore(waiting: Waiting): void {
+    if (peerHasEnded(waiting.connection)) {
+      this.#turnAway(waiting);
+      return;
+    }
     waiting.watch.pause();
     setTimeout(() => {
       if (this.#waiting.has(waiting)) waiting.watch.resume();

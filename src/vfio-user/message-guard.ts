@@ -21,6 +21,7 @@ import {
   O_ACCMODE,
   O_NONBLOCK,
   PAGE_SIZE,
+  peerHasEnded,
   SystemError,
 } from '../ffi/libc.ts';
 import { bytesWaiting, discard, MessageBuffer } from '../ffi/unix-socket.ts';
@@ -96,7 +97,7 @@ export class MessageGuard {
     }
     if (seen === undefined) return 'empty';
     if (seen === 0) return 'ended';
-    if (seen < HEADER_BYTES) return 'partial';
+    if (seen < HEADER_BYTES) return this.#partial(fd);
     const view = message.view;
     const size = view.getUint32(4, true);
     const type = view.getUint32(8, true) & MESSAGE_TYPE_MASK;
@@ -105,7 +106,9 @@ export class MessageGuard {
       return 'broken';
     }
     const visible = Math.min(size, PEEK_BYTES);
-    if ((size > PEEK_BYTES || seen < size) && bytesWaiting(fd) < size) return 'partial';
+    if ((size > PEEK_BYTES || seen < size) && bytesWaiting(fd) < size) {
+      return this.#partial(fd);
+    }
     // Descriptors that were seen may belong to a message behind this one: look at it alone.
     if (message.withDescriptors && seen > size) message.peek(fd, size);
     const command = view.getUint16(2, true);
@@ -116,6 +119,12 @@ export class MessageGuard {
     }
     const errno = this.#check(fd, command, size, Math.min(seen, visible));
     return errno === 0 ? 'run' : this.#refuse(fd, size, errno);
+  }
+
+  #partial(fd: number): Verdict {
+    if (!peerHasEnded(fd)) return 'partial';
+    this.why = 'it ended in the middle of a message';
+    return 'broken';
   }
 
   /** @returns 0, or the errno to refuse with */

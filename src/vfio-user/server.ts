@@ -8,7 +8,7 @@
  */
 import { close, copyFromAddress, copyToAddress, SystemError } from '../ffi/libc.ts';
 import { type ReadableWatch, watchReadable } from '../ffi/poll.ts';
-import { shutdownBoth } from '../ffi/unix-socket.ts';
+import { endConnection } from '../ffi/unix-socket.ts';
 import type { DmaPort } from '../pci/dma-port.ts';
 import type { PciEndpoint, ResetCause, UnmodelledAccess } from '../pci/endpoint.ts';
 import { Attachment } from './attachment.ts';
@@ -19,6 +19,7 @@ import { InterruptWires } from './interrupts.ts';
 import { LiveConfigSpace } from './live-config-space.ts';
 import { MessageGuard } from './message-guard.ts';
 import { DATA_BYTES_MAX, ERRNO, REGION_CONFIG } from './protocol.ts';
+import { Wakefulness } from './wakefulness.ts';
 
 const MESSAGES_PER_TURN = 64;
 /** How often to look for the rest of half a message, and for how long. */
@@ -57,6 +58,7 @@ export class VfioUserServer implements Disposable {
   /** Views of one buffer, by length: 1 to 8 bytes are ready, longer ones are cut as needed. */
   readonly #buffer = new Uint8Array(new ArrayBuffer(DATA_BYTES_MAX));
   readonly #small = Array.from({ length: 9 }, (_, length) => this.#buffer.subarray(0, length));
+  readonly #wakefulness = new Wakefulness();
   #connection: number | undefined;
   #watch: ReadableWatch | undefined;
   #partialSince: number | undefined;
@@ -179,6 +181,7 @@ export class VfioUserServer implements Disposable {
         case 'run':
           this.#partialSince = undefined;
           this.#run();
+          this.#wakefulness.message();
           break;
         case 'ended':
           this.#run();
@@ -199,7 +202,7 @@ export class VfioUserServer implements Disposable {
     }
   }
 
-  #run(): void {
+  #run(ending = false): void {
     this.#running = true;
     let errno: number;
     try {
@@ -212,7 +215,7 @@ export class VfioUserServer implements Disposable {
     } else if (errno === 0) {
       const { afterwards } = this.#guard;
       if (afterwards !== undefined) afterwards();
-    } else if (errno === ERRNO.ENOTCONN) {
+    } else if (errno === ERRNO.ENOTCONN || ending) {
       this.#letGo();
     } else {
       // Half an answer, or a request that the library gave up in the middle: nothing can follow.
@@ -221,20 +224,14 @@ export class VfioUserServer implements Disposable {
     }
   }
 
-  /** Ends the connection: the library sees its end, unmaps, resets, and closes its side. */
+  /**
+   * Ends the connection. What still waits in it is forgotten first, for the library would work on
+   * it unguarded; then it sees the end, unmaps, resets, and closes its side.
+   */
   #drop(): void {
     if (this.#connection === undefined) return;
-    shutdownBoth(this.#connection);
-    for (let tries = 0; tries < 3 && this.#connection !== undefined && !this.#closed; tries++) {
-      this.#running = true;
-      try {
-        const errno = this.#attachment.context.run();
-        if (errno === ERRNO.ENOTCONN) this.#letGo();
-      } finally {
-        this.#running = false;
-      }
-    }
-    if (this.#closed) this.#destroy();
+    endConnection(this.#connection);
+    this.#run(true);
   }
 
   /** After the library has let go of the client. */

@@ -125,12 +125,15 @@ export class Connection {
     bytes.fill(0, 0, size);
     putHeader(view, id, command, size, flags);
     fill(view, bytes);
-    const sent = this.#out.send(this.#fd, size, descriptors);
-    if (sent !== size) {
-      // The server does not read what was sent before; a client for tests need not queue.
-      this.#end(`the socket took ${sent ?? 0} of ${size} bytes`);
-      throw this.#lost ?? new ConnectionLost('the socket is full');
+    let sent: number | undefined;
+    try {
+      sent = this.#out.send(this.#fd, size, descriptors);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      throw this.#end(error.message);
     }
+    // The server does not read what was sent before; a client that awaits replies need not queue.
+    if (sent !== size) throw this.#end(`the socket took ${sent ?? 0} of ${size} bytes`);
   }
 
   #read(): void {
@@ -192,8 +195,8 @@ export class Connection {
     }
   }
 
-  #end(why: string): void {
-    if (this.#lost !== undefined) return;
+  #end(why: string): ConnectionLost {
+    if (this.#lost !== undefined) return this.#lost;
     const lost = new ConnectionLost(`the vfio-user connection ended: ${why}`);
     this.#lost = lost;
     this.#watch.close();
@@ -204,5 +207,6 @@ export class Connection {
       pending.reject(lost);
     }
     this.#pending.clear();
+    return lost;
   }
 }
