@@ -63,7 +63,10 @@ async function remembered(
     parts.kernel.release,
   ].join('\n');
   const file = join(cache, 'accelerator.json');
-  const known = await readFile(file, 'utf8').then(parseVerdict, () => undefined);
+  // None, or one that is not ours: then it is found anew.
+  const known = await readFile(file, 'utf8')
+    .then(parseVerdict)
+    .catch(() => undefined);
   if (known?.key === key) return { accelerator: known.accelerator, why: known.why };
   const verdict = await probeKvm(parts);
   await mkdir(cache, { recursive: true });

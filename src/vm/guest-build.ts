@@ -20,6 +20,8 @@ const programFlags = [
   ...['-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror'],
   ...['-static', '-s', '-pthread', '-ffunction-sections', '-Wl,--gc-sections'],
 ];
+/** Debugging information would be twenty times the code, and be unpacked at every boot. */
+const moduleFlags = ['W=1', 'KCFLAGS=-g0'];
 const buildTimeoutMs = 120_000;
 /** Of one name; older ones are removed. */
 const keptOfEachName = 8;
@@ -69,10 +71,16 @@ export async function buildModule(
     ([name, value]) => `${name}=${value}`,
   );
   const paths = inputs.map((name) => join(directory, name));
-  const key = contentKey(paths, [kernel.release, kernel.build.directory, ...variables]);
+  const key = contentKey(paths, [
+    kernel.release,
+    kernel.build.directory,
+    ...variables,
+    ...moduleFlags,
+  ]);
   return await made(cache, module, key, '.ko', async (temporary) => {
     for (const path of paths) await cp(path, join(temporary, basename(path)));
-    const args = ['-C', kernel.build.directory, `M=${temporary}`, ...variables, 'W=1', 'modules'];
+    const build = ['-C', kernel.build.directory, `M=${temporary}`, ...variables];
+    const args = [...build, ...moduleFlags, 'modules'];
     const { stdout, stderr } = await runCommand(make, args, { timeout_ms: buildTimeoutMs });
     const said = `${stdout}${stderr}`;
     const warnings = said.split('\n').filter((line) => /\bwarning:/i.test(line));
