@@ -34,8 +34,6 @@ interface Case {
 const EMPTY_SLOT = keySlot(7);
 const FOREIGN_SLOT = keySlot(2);
 const FOREIGN_VM = vmId(2);
-/** The hole below 1 MiB where a PC has its frame buffer: no RAM, and within edu's 28 bits. */
-const HOLE = 0xa0000;
 const LENGTH = 256;
 
 /**
@@ -77,7 +75,12 @@ export async function tryRefusedDma(
       directions: ['write'],
       arrange: () => table.set(rid, { ...entry, domain: readOnly }),
     },
-    { name: 'address outside RAM', directions: both, arrange: () => {}, address: HOLE },
+    {
+      name: 'address outside RAM',
+      directions: both,
+      arrange: () => {},
+      address: endOfRam(plugged),
+    },
   ];
 
   const results: RefusedDma[] = [];
@@ -109,6 +112,11 @@ export async function tryRefusedDma(
     }
   }
   return results;
+}
+
+function endOfRam({ memory }: PluggedFunction): number {
+  const last = memory.regions.all.at(-1);
+  return last === undefined ? 0 : last.gpa + last.size;
 }
 
 /** The guest programs edu's DMA registers (docs/specs/edu in QEMU) and waits until it has ended. */
