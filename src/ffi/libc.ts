@@ -215,6 +215,13 @@ export const O_ACCMODE = 3;
 export const O_NONBLOCK = 0o4000;
 export const F_SEAL_SHRINK = 2;
 
+const F_DUPFD_CLOEXEC = 1030;
+
+/** Another descriptor of the same open file, close-on-exec. @throws SystemError */
+export function duplicate(fd: number): number {
+  return checked('fcntl', fcntlNative()(fd, F_DUPFD_CLOEXEC, 0), 'F_DUPFD_CLOEXEC');
+}
+
 /** File status flags: access mode, O_NONBLOCK and so on. @throws SystemError */
 export function fileFlags(fd: number): number {
   return checked('fcntl', fcntlNative()(fd, F_GETFL, 0), 'F_GETFL');

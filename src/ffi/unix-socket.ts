@@ -173,13 +173,13 @@ export class MessageBuffer {
   }
 
   /**
-   * Looks at the first `length` bytes (the capacity by default) of what waits, and leaves it there.
-   * Descriptors end what is seen, but may belong to a later message than the first.
+   * Looks at the first bytes of what waits, up to the capacity, and leaves it there. What is seen
+   * ends behind the first descriptors, which are told of even where they lie behind the capacity.
    * @returns the bytes seen (0 at the end of the stream), or undefined where nothing waits
    * @throws SystemError
    */
-  peek(fd: number, length = this.bytes.length): number | undefined {
-    this.#prepare(Math.min(length, this.bytes.length), 0);
+  peek(fd: number): number | undefined {
+    this.#prepare(this.bytes.length, 0);
     return transferred(
       'recvmsg',
       libc().recvmsg(fd, this.#headerAddress, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC),
@@ -189,17 +189,6 @@ export class MessageBuffer {
   /** Whether what {@link peek} saw has descriptors with it. */
   get withDescriptors(): boolean {
     return (this.#header.getInt32(48, true) & MSG_CTRUNC) !== 0;
-  }
-
-  /** Like {@link peek}, and duplicates the descriptors: the caller closes each. @throws SystemError */
-  peekDescriptors(fd: number, length = this.bytes.length): number[] {
-    this.#prepare(Math.min(length, this.bytes.length), this.#control.byteLength);
-    const seen = libc().recvmsg(
-      fd,
-      this.#headerAddress,
-      MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC,
-    );
-    return transferred('recvmsg', seen) === undefined ? [] : this.#descriptors();
   }
 
   /**

@@ -11,8 +11,10 @@ import { closeSync, mkdtempSync, openSync, rmdirSync, unlinkSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { close, closeAllOnExec, dup3, SystemError } from '../ffi/libc.ts';
+import { socketPair } from '../ffi/socket-pair.ts';
 import { connectUnix, MessageBuffer } from '../ffi/unix-socket.ts';
 import { VfuContext, type VfuHandlers, type VfuShape } from './libvfio-user.ts';
+import type { TakenMessage } from './message-guard.ts';
 import { DATA_BYTES_MAX, ERRNO, HEADER_BYTES } from './protocol.ts';
 
 const O_PATH = 0o10000000;
@@ -21,6 +23,8 @@ const O_CLOEXEC = 0o2000000;
 export class Attachment {
   readonly context: VfuContext;
   readonly #privateSocket: number;
+  /** The library's own name of its listening socket. */
+  readonly #listening: number;
   readonly #message = new MessageBuffer(8192);
 
   /** @throws SystemError */
@@ -37,7 +41,16 @@ export class Attachment {
     } finally {
       rmdirSync(directory);
     }
+    this.#listening = this.context.descriptor;
     closeAllOnExec();
+  }
+
+  /**
+   * Whether the library has let go of the client. It may do so without a word: where an answer
+   * cannot be sent, vfu_run_ctx counts the request as worked on.
+   */
+  get detached(): boolean {
+    return this.context.descriptor === this.#listening;
   }
 
   /**
@@ -70,6 +83,41 @@ export class Attachment {
       throw error;
     } finally {
       close(inner);
+    }
+  }
+
+  /**
+   * Lets the library work on a message that has been taken off the socket, with descriptors: for
+   * this one message its descriptor names a socket pair of ours. @returns the errno of the run, or 0
+   */
+  runTaken(connection: number, taken: TakenMessage): number {
+    if (this.detached) {
+      for (const descriptor of taken.descriptors) close(descriptor);
+      return ERRNO.ENOTCONN;
+    }
+    const [inner, outer] = socketPair();
+    const at = this.context.descriptor;
+    try {
+      taken.message.send(inner, taken.length, taken.descriptors);
+      dup3(outer, at);
+      const errno = this.context.run();
+      // Where the library has let go of the client, that number is not ours any more.
+      if (errno === ERRNO.ENOTCONN || this.detached) return ERRNO.ENOTCONN;
+      dup3(connection, at);
+      // The library does not mark what it receives.
+      if (taken.descriptors.length > 0) closeAllOnExec();
+      if (errno !== 0) return errno;
+      const reply = this.#message.receive(inner);
+      if (reply === undefined) return 0;
+      return this.#message.send(connection, reply.count) === reply.count ? 0 : ERRNO.EPROTO;
+    } catch (error) {
+      // The client has gone.
+      if (error instanceof SystemError && error.syscall === 'sendmsg') return error.errno;
+      throw error;
+    } finally {
+      for (const descriptor of taken.descriptors) close(descriptor);
+      close(inner);
+      close(outer);
     }
   }
 

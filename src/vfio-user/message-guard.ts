@@ -10,11 +10,14 @@
  * it is taken off the socket and refused with an errno, or the connection ends.
  *
  * The cost is one recvmsg(MSG_PEEK) of 64 bytes a message. It takes the place of the vfu_run_ctx
- * that would find nothing.
+ * that would find nothing. The two commands that carry descriptors cannot be judged by peeking (a
+ * peek does not say which message they belong to): those are taken off the socket, and given to
+ * the library over a socket pair of our own.
  */
 import { fstatSync, readlinkSync } from 'node:fs';
 import {
   close,
+  duplicate,
   F_SEAL_SHRINK,
   fileFlags,
   fileSeals,
@@ -55,26 +58,37 @@ import {
 } from './protocol.ts';
 
 const PEEK_BYTES = 64;
+/** Room for SET_IRQS with a byte for each of 2048 vectors. */
+const TAKEN_BYTES_MAX = 4096;
+const PIECES_MAX = 8;
 
 /**
  * - run: a whole message that the library may have;
+ * - taken: the same, but it has been taken off the socket (see {@link MessageGuard.taken});
  * - empty: nothing waits; partial: the rest has not come yet;
  * - refused: it was answered with an errno; look for the next;
  * - ended: the client has closed; broken: it must be disconnected (see {@link MessageGuard.why}).
  */
-export type Verdict = 'run' | 'empty' | 'partial' | 'refused' | 'ended' | 'broken';
+export type Verdict = 'run' | 'taken' | 'empty' | 'partial' | 'refused' | 'ended' | 'broken';
 
-/** What to do once the library has worked on the message. */
-type Afterwards = (() => void) | undefined;
+export interface TakenMessage {
+  readonly message: MessageBuffer;
+  readonly length: number;
+  /** To be closed once the library has its own. */
+  readonly descriptors: readonly number[];
+}
 
 export class MessageGuard {
   /** Why the last message was refused or broke the connection. */
   why = '';
+  /** What the verdict `taken` speaks of. */
+  taken: TakenMessage | undefined;
   /** To be called after the library has run, where set. */
-  afterwards: Afterwards;
+  afterwards: (() => void) | undefined;
   readonly #regions: DmaRegions;
   readonly #wires: InterruptWires;
   readonly #message = new MessageBuffer(PEEK_BYTES);
+  readonly #whole = new MessageBuffer(TAKEN_BYTES_MAX);
   readonly #reply = new MessageBuffer(HEADER_BYTES);
   readonly #scratch = new Uint8Array(4096);
 
@@ -105,19 +119,15 @@ export class MessageGuard {
       this.why = `a message header of type ${type} and ${size} bytes`;
       return 'broken';
     }
-    const visible = Math.min(size, PEEK_BYTES);
-    if ((size > PEEK_BYTES || seen < size) && bytesWaiting(fd) < size) {
-      return this.#partial(fd);
-    }
-    // Descriptors that were seen may belong to a message behind this one: look at it alone.
-    if (message.withDescriptors && seen > size) message.peek(fd, size);
+    if ((size > PEEK_BYTES || seen < size) && bytesWaiting(fd) < size) return this.#partial(fd);
     const command = view.getUint16(2, true);
-    if (seen < visible && command !== COMMAND.regionRead && command !== COMMAND.regionWrite) {
-      // A peek ends where descriptors begin or end.
-      this.why = `command ${command} in pieces, with descriptors beside one of them`;
-      return 'broken';
-    }
-    const errno = this.#check(fd, command, size, Math.min(seen, visible));
+    if (command === COMMAND.dmaMap || command === COMMAND.setIrqs) return this.#take(fd, size);
+    // A peek ends behind the first descriptors: where it saw more than the message, they are not
+    // the message's own. (The library closes what it did not expect.)
+    const withDescriptors = message.withDescriptors && seen <= size;
+    const errno = withDescriptors
+      ? this.#no(`descriptors beside command ${command}`)
+      : this.#check(command, size, Math.min(seen, size));
     return errno === 0 ? 'run' : this.#refuse(fd, size, errno);
   }
 
@@ -127,22 +137,58 @@ export class MessageGuard {
     return 'broken';
   }
 
-  /** @returns 0, or the errno to refuse with */
-  #check(fd: number, command: number, size: number, seen: number): number {
-    const withDescriptors = this.#message.withDescriptors;
-    switch (command) {
-      case COMMAND.dmaMap:
-        return this.#checkMap(fd, size);
-      case COMMAND.setIrqs:
-        return this.#checkSetIrqs(fd, size, withDescriptors);
+  /** Takes a message that may have descriptors, and judges it. */
+  #take(fd: number, size: number): Verdict {
+    if (size > TAKEN_BYTES_MAX) {
+      return this.#refuse(
+        fd,
+        size,
+        this.#no(`a message of ${size} bytes that may have descriptors`),
+      );
     }
-    if (withDescriptors) return this.#no(`descriptors beside command ${command}`, ERRNO.EINVAL);
+    const descriptors: number[] = [];
+    let handedOver = false;
+    try {
+      if (!this.#receiveWhole(fd, size, descriptors)) {
+        this.why = 'a message in too many pieces';
+        return 'broken';
+      }
+      const errno =
+        this.#whole.view.getUint16(2, true) === COMMAND.dmaMap
+          ? this.#checkMap(size, descriptors)
+          : this.#checkSetIrqs(size, descriptors);
+      if (errno !== 0) return this.#answer(fd, errno);
+      this.taken = { message: this.#whole, length: size, descriptors };
+      handedOver = true;
+      return 'taken';
+    } finally {
+      if (!handedOver) for (const descriptor of descriptors) close(descriptor);
+    }
+  }
+
+  /** recvmsg stops where descriptors begin or end, so a message may come in a few pieces. */
+  #receiveWhole(fd: number, size: number, descriptors: number[]): boolean {
+    const whole = new Uint8Array(size);
+    for (let length = 0, pieces = 0; length < size; pieces++) {
+      if (pieces === PIECES_MAX) return false;
+      const piece = this.#whole.receive(fd, size - length);
+      if (piece === undefined || piece.count === 0) return false;
+      descriptors.push(...piece.descriptors);
+      whole.set(this.#whole.bytes.subarray(0, piece.count), length);
+      length += piece.count;
+    }
+    this.#whole.bytes.set(whole);
+    return true;
+  }
+
+  /** @returns 0, or the errno to refuse with; `seen` bytes of it are visible */
+  #check(command: number, size: number, seen: number): number {
     switch (command) {
       case COMMAND.regionRead:
       case COMMAND.regionWrite:
         return this.#checkAccess(command, size, seen);
       case COMMAND.dmaUnmap:
-        return this.#checkUnmap(size);
+        return this.#checkUnmap(size, seen);
       case COMMAND.deviceReset:
         return 0;
       case COMMAND.deviceInfo:
@@ -166,8 +212,8 @@ export class MessageGuard {
     return 0;
   }
 
-  #checkMap(fd: number, size: number): number {
-    const view = this.#message.view;
+  #checkMap(size: number, descriptors: readonly number[]): number {
+    const view = this.#whole.view;
     if (size < HEADER_BYTES + DMA_MAP_BYTES) return this.#no(`a DMA map of ${size} bytes`);
     const flags = view.getUint32(20, true);
     const offset = Number(view.getBigUint64(24, true));
@@ -186,42 +232,36 @@ export class MessageGuard {
     if (this.#regions.overlaps(gpa, bytes)) {
       return this.#no(`${what}: overlaps a region`, ERRNO.EEXIST);
     }
-    const descriptors = this.#message.withDescriptors
-      ? this.#message.peekDescriptors(fd, size)
-      : [];
-    try {
-      const [descriptor] = descriptors;
-      if (descriptors.length > 1) return this.#no(`${what} with ${descriptors.length} descriptors`);
-      if (descriptor === undefined) {
-        this.#regions.requested({ gpa, size: bytes, file: undefined });
-        return 0;
-      }
-      const file = fstatSync(descriptor, { bigint: true });
-      // libvfio-user aligns to the file's block size (huge pages), and maps short where that cuts.
-      const unit = Math.max(PAGE_SIZE, Number(file.blksize));
-      if (gpa % PAGE_SIZE !== 0 || bytes % PAGE_SIZE !== 0 || offset % unit !== 0) {
-        return this.#no(`${what}, offset 0x${offset.toString(16)}: not aligned`);
-      }
-      const end = Math.ceil((offset + bytes) / unit) * unit;
-      if (!file.isFile() || Number(file.size) < end) {
-        return this.#no(`${what}: its file ends at 0x${file.size.toString(16)}`);
-      }
-      const access = fileFlags(descriptor) & O_ACCMODE;
-      if (access === 1 || (access === 0 && (flags & DMA_WRITABLE) !== 0)) {
-        return this.#no(`${what}: its descriptor does not allow that`, ERRNO.EBADF);
-      }
-      const fixedSize = (fileSeals(descriptor) & F_SEAL_SHRINK) !== 0;
-      const { dev: device, ino: inode } = file;
-      this.#regions.requested({ gpa, size: bytes, file: { device, inode, offset, fixedSize } });
+    const [descriptor] = descriptors;
+    if (descriptors.length > 1) return this.#no(`${what} with ${descriptors.length} descriptors`);
+    if (descriptor === undefined) {
+      this.#regions.requested({ gpa, size: bytes, file: undefined });
       return 0;
-    } finally {
-      for (const descriptor of descriptors) close(descriptor);
     }
+    const file = fstatSync(descriptor, { bigint: true });
+    // libvfio-user aligns to the file's block size (huge pages), and maps short where that cuts.
+    const unit = Math.max(PAGE_SIZE, Number(file.blksize));
+    if (gpa % PAGE_SIZE !== 0 || bytes % PAGE_SIZE !== 0 || offset % unit !== 0) {
+      return this.#no(`${what}, offset 0x${offset.toString(16)}: not aligned`);
+    }
+    if (!file.isFile() || Number(file.size) < offset + bytes) {
+      return this.#no(`${what}: its file ends at 0x${file.size.toString(16)}`);
+    }
+    const access = fileFlags(descriptor) & O_ACCMODE;
+    if (access === 1 || (access === 0 && (flags & DMA_WRITABLE) !== 0)) {
+      return this.#no(`${what}: its descriptor does not allow that`, ERRNO.EBADF);
+    }
+    const fixedSize = (fileSeals(descriptor) & F_SEAL_SHRINK) !== 0;
+    const { dev: device, ino: inode } = file;
+    this.#regions.requested({ gpa, size: bytes, file: { device, inode, offset, fixedSize } });
+    return 0;
   }
 
-  #checkUnmap(size: number): number {
+  #checkUnmap(size: number, seen: number): number {
     const view = this.#message.view;
-    if (size < HEADER_BYTES + DMA_UNMAP_BYTES) return this.#no(`a DMA unmap of ${size} bytes`);
+    if (size < HEADER_BYTES + DMA_UNMAP_BYTES || seen < HEADER_BYTES + DMA_UNMAP_BYTES) {
+      return this.#no(`a DMA unmap of ${size} bytes`);
+    }
     const flags = view.getUint32(20, true);
     const gpa = Number(view.getBigUint64(24, true));
     const bytes = Number(view.getBigUint64(32, true));
@@ -232,9 +272,10 @@ export class MessageGuard {
       : this.#no(`a DMA unmap of 0x${gpa.toString(16)}, which is not mapped so`, ERRNO.ENOENT);
   }
 
-  #checkSetIrqs(fd: number, size: number, withDescriptors: boolean): number {
+  #checkSetIrqs(size: number, descriptors: readonly number[]): number {
+    const withDescriptors = descriptors.length > 0;
     if (size < HEADER_BYTES + SET_IRQS_BYTES) return this.#no(`a SET_IRQS of ${size} bytes`);
-    const view = this.#message.view;
+    const view = this.#whole.view;
     const flags = view.getUint32(20, true);
     const index = view.getUint32(24, true);
     const start = view.getUint32(28, true);
@@ -261,35 +302,28 @@ export class MessageGuard {
     if (kind !== IRQ_DATA_EVENTFD) {
       return this.#wires.neverBlocks ? 0 : this.#no(`${what}: an eventfd of it may wait`);
     }
-    return this.#wire(fd, size, what, [index, start, count]);
+    return this.#checkEventfds(what, [index, start, count], descriptors);
   }
 
-  #wire(
-    fd: number,
-    size: number,
+  #checkEventfds(
     what: string,
     [index, start, count]: readonly [number, number, number],
+    descriptors: readonly number[],
   ): number {
-    const descriptors = this.#message.peekDescriptors(fd, size);
-    const kept: (number | undefined)[] = [];
-    try {
-      if (descriptors.length !== count) {
-        return this.#no(`${what}, with ${descriptors.length} descriptors`);
-      }
-      for (const descriptor of descriptors) {
-        if (readlinkSync(`/proc/self/fd/${descriptor}`) !== 'anon_inode:[eventfd]') {
-          return this.#no(`${what}: a descriptor that is no eventfd`, ERRNO.EBADF);
-        }
-      }
-      for (const descriptor of descriptors) {
-        kept.push((fileFlags(descriptor) & O_NONBLOCK) === 0 ? descriptor : undefined);
-      }
-      this.#wires.wire(index, start, kept);
-      this.afterwards = () => this.#wires.wiredNow(index);
-      return 0;
-    } finally {
-      for (const descriptor of descriptors) if (!kept.includes(descriptor)) close(descriptor);
+    if (descriptors.length !== count) {
+      return this.#no(`${what}, with ${descriptors.length} descriptors`);
     }
+    for (const descriptor of descriptors) {
+      if (readlinkSync(`/proc/self/fd/${descriptor}`) !== 'anon_inode:[eventfd]') {
+        return this.#no(`${what}: a descriptor that is no eventfd`, ERRNO.EBADF);
+      }
+    }
+    const blocking = descriptors.map((descriptor) =>
+      (fileFlags(descriptor) & O_NONBLOCK) === 0 ? duplicate(descriptor) : undefined,
+    );
+    this.#wires.wire(index, start, blocking);
+    this.afterwards = () => this.#wires.wiredNow(index);
+    return 0;
   }
 
   #no(why: string, errno: number = ERRNO.EINVAL): number {
@@ -297,18 +331,22 @@ export class MessageGuard {
     return errno;
   }
 
+  /** Takes the message off the socket and answers it with the errno. */
   #refuse(fd: number, size: number, errno: number): Verdict {
-    const view = this.#message.view;
-    const id = view.getUint16(0, true);
-    const command = view.getUint16(2, true);
-    const wantsReply = (view.getUint32(8, true) & FLAG_NO_REPLY) === 0;
-    // recv(2) stops where descriptors begin or end, so at most a few rounds beyond size / scratch.
+    // recv(2) stops where descriptors begin or end, so a few rounds beyond size / scratch.
     for (let left = size, rounds = 0; left > 0; rounds++) {
       const taken = rounds < 1000 ? discard(fd, this.#scratch, left) : undefined;
       if (taken === undefined || taken === 0) return 'broken';
       left -= taken;
     }
-    if (!wantsReply) return 'refused';
+    return this.#answer(fd, errno);
+  }
+
+  #answer(fd: number, errno: number): Verdict {
+    const view = this.#message.view;
+    if ((view.getUint32(8, true) & FLAG_NO_REPLY) !== 0) return 'refused';
+    const id = view.getUint16(0, true);
+    const command = view.getUint16(2, true);
     putHeader(this.#reply.view, id, command, HEADER_BYTES, TYPE_REPLY | FLAG_ERROR, errno);
     try {
       return this.#reply.send(fd, HEADER_BYTES) === HEADER_BYTES ? 'refused' : 'broken';

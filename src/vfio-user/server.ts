@@ -157,6 +157,7 @@ export class VfioUserServer implements Disposable {
   #admit(connection: number, version: Uint8Array): number {
     // The last client may have gone without our having had a turn to see it.
     if (this.#connection !== undefined) this.#serve();
+    if (this.#connection !== undefined && this.#attachment.detached) this.#letGo();
     if (this.#closed) return ERRNO.EBUSY;
     if (this.#connection !== undefined) {
       this.#log.log('refused a second client with EBUSY');
@@ -182,6 +183,10 @@ export class VfioUserServer implements Disposable {
           this.#partialSince = undefined;
           this.#run();
           this.#wakefulness.message();
+          break;
+        case 'taken':
+          this.#partialSince = undefined;
+          this.#runTaken();
           break;
         case 'ended':
           this.#run();
@@ -210,6 +215,24 @@ export class VfioUserServer implements Disposable {
     } finally {
       this.#running = false;
     }
+    this.#ran(errno, ending);
+  }
+
+  #runTaken(): void {
+    const { taken } = this.#guard;
+    const connection = this.#connection;
+    if (taken === undefined || connection === undefined) return;
+    this.#running = true;
+    let errno: number;
+    try {
+      errno = this.#attachment.runTaken(connection, taken);
+    } finally {
+      this.#running = false;
+    }
+    this.#ran(errno, false);
+  }
+
+  #ran(errno: number, ending: boolean): void {
     if (this.#closed) {
       this.#destroy();
     } else if (errno === 0) {
