@@ -1,13 +1,4 @@
-import {
-  bit,
-  memoryBar,
-  PciFunction,
-  ResetAbort,
-  reg32,
-  reg64,
-  ro,
-  ro32,
-} from '../../src/pci/index.ts';
+import { bit, memoryBar, PciFunction, ResetAbort, reg32, reg64, ro, ro32 } from 'sealbus/pci';
 
 /** Adds the bytes of a buffer in guest memory: write source and length, then go; wait for done. */
 export class Adder extends PciFunction {
