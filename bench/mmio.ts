@@ -3,9 +3,11 @@
  * libvfio-user server in C with the same device, both driven by the same C client, in interleaved
  * rounds. Medians of medians. `node bench/mmio.ts [--json]`.
  *
- * The client is a process of its own, as a VMM is; ours serves on this process's event loop.
+ * Each is a process of its own, as a VMM and its devices are. Whether client and server share a
+ * core decides most of the time (waking another core takes longer than all else), and the scheduler
+ * chooses by chance: so both are measured, pinned.
  */
-import { execFile, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -36,9 +38,15 @@ export interface MmioFigure {
   readonly ratio: number;
 }
 
-export interface MmioResult {
+export interface MmioPlacement {
   readonly mmioRead: MmioFigure;
   readonly doorbellToInterrupt: MmioFigure;
+}
+
+export interface MmioResult {
+  /** Client and server on different cores, as a vCPU and a device are where there are two. */
+  readonly twoCores: MmioPlacement;
+  readonly oneCore: MmioPlacement;
 }
 
 type Sample = { readonly mmioRead: number; readonly doorbellToInterrupt: number };
@@ -68,43 +76,68 @@ export async function measureMmio(peers: MmioPeers, rounds = ROUNDS): Promise<Mm
   try {
     const server = await buildCServer(peers, directory);
     const client = await buildClient(directory);
-    const oursPath = join(directory, 'ours');
-    const theirsPath = join(directory, 'c');
-    using _ours = VfioUserServer.listen({
-      library: peers.library,
-      socketPath: oursPath,
-      endpoint: new Edu(),
-      dma: noDma,
-    });
-    const theirs = spawn(server, [theirsPath], { stdio: ['ignore', 'pipe', 'inherit'] });
-    try {
-      await once(theirs.stdout, 'data');
-      const drive = async (path: string): Promise<Sample> => {
-        const { stdout } = await execute(client, [path, `${READS}`, `${DOORBELLS}`], {
-          timeout: 60_000,
-        });
-        return JSON.parse(stdout) as Sample;
-      };
-      // One round each to warm up: our code is compiled as it runs.
-      await drive(oursPath);
-      await drive(theirsPath);
-      const ours: Sample[] = [];
-      const c: Sample[] = [];
-      for (let round = 0; round < rounds; round++) {
-        ours.push(await drive(oursPath));
-        c.push(await drive(theirsPath));
-      }
-      return {
-        mmioRead: figure(ours, c, 'mmioRead'),
-        doorbellToInterrupt: figure(ours, c, 'doorbellToInterrupt'),
-      };
-    } finally {
-      theirs.kill();
-      if (theirs.exitCode === null && theirs.signalCode === null) await once(theirs, 'exit');
-    }
+    const ours = [process.execPath, import.meta.filename, '--serve', peers.library];
+    const place = (core: number) =>
+      measurePlacement(directory, client, [ours, [server]], core, rounds);
+    return { twoCores: await place(1), oneCore: await place(0) };
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+/** The client on core 0, the servers on `core`. */
+async function measurePlacement(
+  directory: string,
+  client: string,
+  commands: readonly (readonly string[])[],
+  core: number,
+  rounds: number,
+): Promise<MmioPlacement> {
+  const servers: ChildProcess[] = [];
+  try {
+    const paths: string[] = [];
+    for (const [index, command] of commands.entries()) {
+      const path = join(directory, `server-${core}-${index}`);
+      const child = spawn('taskset', ['-c', `${core}`, ...command, path], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      servers.push(child);
+      paths.push(path);
+      const ended = once(child, 'exit').then(() => {
+        throw new Error(`the server ${command.join(' ')} ended before it listened`);
+      });
+      ended.catch(() => {});
+      await Promise.race([once(child.stdout, 'data'), ended]);
+    }
+    const samples: Sample[][] = paths.map(() => []);
+    // Round 0 is to warm up: our code is compiled as it runs.
+    for (let round = 0; round <= rounds; round++) {
+      for (const [index, path] of paths.entries()) {
+        const { stdout } = await execute(
+          'taskset',
+          ['-c', '0', client, path, `${READS}`, `${DOORBELLS}`],
+          { timeout: 60_000 },
+        );
+        if (round > 0) samples[index]?.push(JSON.parse(stdout) as Sample);
+      }
+    }
+    const [ours = [], c = []] = samples;
+    return {
+      mmioRead: figure(ours, c, 'mmioRead'),
+      doorbellToInterrupt: figure(ours, c, 'doorbellToInterrupt'),
+    };
+  } finally {
+    for (const child of servers) {
+      child.kill();
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+    }
+  }
+}
+
+function serve(library: string, socketPath: string): void {
+  const server = VfioUserServer.listen({ library, socketPath, endpoint: new Edu(), dma: noDma });
+  process.once('SIGTERM', () => server.close());
+  process.stdout.write('listening\n');
 }
 
 /** The measurement makes no DMA. */
@@ -133,15 +166,23 @@ function median(values: readonly number[]): number {
 }
 
 if (process.argv[1] === import.meta.filename) {
-  const result = await measureMmio((await ensureParts()).libvfioUser);
-  if (process.argv.includes('--json')) {
-    process.stdout.write(`${JSON.stringify(result)}\n`);
+  const [mode, library, socketPath] = process.argv.slice(2);
+  if (mode === '--serve' && library !== undefined && socketPath !== undefined) {
+    serve(library, socketPath);
   } else {
-    for (const [name, { ours_ns, c_ns, ratio }] of Object.entries(result)) {
-      const micro = (ns: number) => (ns / 1000).toFixed(1);
-      process.stdout.write(
-        `${name}: ours ${micro(ours_ns)} µs, C ${micro(c_ns)} µs, ratio ${ratio.toFixed(2)}\n`,
-      );
-    }
+    const result = await measureMmio((await ensureParts()).libvfioUser);
+    process.stdout.write(mode === '--json' ? `${JSON.stringify(result)}\n` : asText(result));
   }
+}
+
+function asText(result: MmioResult): string {
+  const micro = (ns: number) => (ns / 1000).toFixed(1);
+  return Object.entries(result)
+    .flatMap(([place, figures]) =>
+      Object.entries(figures as MmioPlacement).map(
+        ([name, { ours_ns, c_ns, ratio }]) =>
+          `${place} ${name}: ours ${micro(ours_ns)} µs, C ${micro(c_ns)} µs, ratio ${ratio.toFixed(2)}\n`,
+      ),
+    )
+    .join('');
 }

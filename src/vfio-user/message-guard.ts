@@ -123,8 +123,8 @@ export class MessageGuard {
     const command = view.getUint16(2, true);
     if (command === COMMAND.dmaMap || command === COMMAND.setIrqs) return this.#take(fd, size);
     // A peek ends behind the first descriptors: where it saw more than the message, they are not
-    // the message's own. (The library closes what it did not expect.)
-    const withDescriptors = message.withDescriptors && seen <= size;
+    // the message's own. Where it could not see so far, the library closes what it did not expect.
+    const withDescriptors = message.withDescriptors && seen <= size && size < PEEK_BYTES;
     const errno = withDescriptors
       ? this.#no(`descriptors beside command ${command}`)
       : this.#check(command, size, Math.min(seen, size));

@@ -239,6 +239,35 @@ describe('guest memory', () => {
     expect(() => region?.readInto(0, tail)).toThrow(/gone/);
   });
 
+  test('requests sent back to back are each judged by their own descriptors, as QEMU sends them', async () => {
+    const { path, logged, server } = await served();
+    const client = await attached(path);
+    const file = { descriptor: guestRam(4 * PAGE), offset: 0 };
+    const event = interrupt();
+    await client.mapDma({ gpa: 0, size: PAGE, file });
+    for (let round = 0; round < 20; round++) {
+      client.regionPost(0, 0, new Uint8Array([1, 2, 3, 4]));
+      await Promise.all([
+        client.unmapDma(0, PAGE),
+        client.mapDma({ gpa: 0, size: 2 * PAGE, file }),
+        client.regionWrite(0, 0, new Uint8Array(100)),
+        client.mapDma({ gpa: 8 * PAGE, size: PAGE }),
+        client.mapDma({ gpa: 16 * PAGE, size: PAGE, file }),
+        client.readRegister(0, 0),
+        client.wireInterrupts('msix', 1, [event.descriptor]),
+        client.maskIntx(false),
+        client.wireInterrupts('msix', 2, [event.descriptor]),
+      ]);
+      expect(server.regions.map(({ gpa, address }) => [gpa, address !== 0])).toEqual([
+        [0, true],
+        [8 * PAGE, false],
+        [16 * PAGE, true],
+      ]);
+      await Promise.all([client.unmapAllDma(), client.mapDma({ gpa: 0, size: PAGE, file })]);
+    }
+    expect(logged).toEqual([]);
+  });
+
   test('a read-only region refuses to be written', async () => {
     const { path, mapped } = await served();
     const client = await attached(path);
