@@ -20,9 +20,9 @@ import { ensureParts } from '../src/setup/ensure-parts.ts';
 import { VfioUserServer } from '../src/vfio-user/index.ts';
 
 const execute = promisify(execFile);
-const ROUNDS = 7;
-const READS = 5000;
-const DOORBELLS = 3000;
+const ROUNDS = 5;
+const READS = 4000;
+const DOORBELLS = 2000;
 
 export interface MmioPeers {
   readonly library: string;

@@ -118,12 +118,17 @@ export class VfioUserServer implements Disposable {
       this.#attachment.destroy();
       throw error;
     }
-    endpoint.plug({
-      dma: options.dma,
-      interrupts: this.#wires,
-      unmodelled: (access) => this.#log.log(describeUnmodelled(access)),
-      fault: (error) => this.#log.log(`the device failed: ${describe(error)}`),
-    });
+    try {
+      endpoint.plug({
+        dma: options.dma,
+        interrupts: this.#wires,
+        unmodelled: (access) => this.#log.log(describeUnmodelled(access)),
+        fault: (error) => this.#log.log(`the device failed: ${describe(error)}`),
+      });
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   /** Whether a client is attached. */
