@@ -42,17 +42,23 @@ export async function bench(options: Partial<VfioUserServerOptions> = {}): Promi
   const unmapped: DmaRegion[] = [];
   const busMaster: boolean[] = [];
   const connections: boolean[] = [];
-  const server = VfioUserServer.listen({
-    library: await foundLibrary(),
-    socketPath: path,
-    endpoint: device,
-    dma: noDma,
-    busMaster: (enabled) => busMaster.push(enabled),
-    onRegion: { map: (region) => mapped.push(region), unmap: (region) => unmapped.push(region) },
-    onConnection: (connected) => connections.push(connected),
-    log: (message) => logged.push(message),
-    ...options,
-  });
+  let server: VfioUserServer;
+  try {
+    server = VfioUserServer.listen({
+      library: await foundLibrary(),
+      socketPath: path,
+      endpoint: device,
+      dma: noDma,
+      busMaster: (enabled) => busMaster.push(enabled),
+      onRegion: { map: (region) => mapped.push(region), unmap: (region) => unmapped.push(region) },
+      onConnection: (connected) => connections.push(connected),
+      log: (message) => logged.push(message),
+      ...options,
+    });
+  } catch (error) {
+    rmSync(directory, { recursive: true, force: true });
+    throw error;
+  }
   return {
     device,
     server,
