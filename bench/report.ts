@@ -1,0 +1,97 @@
+import type { BootResult } from './boot.ts';
+import type { DmaResult } from './dma.ts';
+import { type Bar, type Comparison, formatBar } from './figures.ts';
+import type { GuestMmioFigure, GuestMmioResult } from './guest-mmio.ts';
+import type { MachineFacts } from './machine-facts.ts';
+import type { MemoryResult } from './memory.ts';
+import type { XtsComparison } from './xts-comparison.ts';
+
+/** What a run found; what was left out, or failed, is missing. */
+export interface Report extends Partial<GuestMmioResult> {
+  readonly xts?: XtsComparison;
+  readonly dma?: DmaResult;
+  readonly boot?: BootResult;
+  readonly memory?: MemoryResult;
+}
+
+export type Key = keyof Report;
+
+export interface BarResult {
+  readonly name: string;
+  readonly ratio: number;
+  readonly bar: Bar;
+  readonly met: boolean;
+}
+
+/** Every bar of what was measured. */
+export function barsOf(report: Report): BarResult[] {
+  const { mmioRead, doorbellToInterrupt, xts, dma, boot } = report;
+  const named: [string, Comparison | undefined][] = [
+    ['MMIO read from the guest', mmioRead],
+    ['doorbell to interrupt from the guest', doorbellToInterrupt],
+    ...(xts?.sizes ?? []).map((size): [string, Comparison] => [`XTS, ${size.bytes} bytes`, size]),
+    ['DMA read of 4 KiB, plain', dma],
+    ['IOMMU look-up of 4 KiB', dma?.lookUp],
+    ['boot, sealed', boot],
+  ];
+  return named.flatMap(([name, one]) =>
+    one === undefined || one.bar === null || one.met === null
+      ? []
+      : [{ name, ratio: one.ratio, bar: one.bar, met: one.met }],
+  );
+}
+
+/** For people, on stdout. */
+export function printReport(
+  machine: MachineFacts,
+  report: Report,
+  bars: readonly BarResult[],
+): void {
+  const { cpu, cpus, kernel, node, openssl, qemu, accelerator, loadBefore } = machine;
+  console.log(`${cpu}, ${cpus} CPUs, Linux ${kernel}, load ${loadBefore}`);
+  console.log(`Node ${node}, OpenSSL ${openssl}, QEMU ${qemu} (${accelerator})\n`);
+  for (const [name, { ratio, peer, rounds }] of Object.entries(report)) {
+    console.log(`${name}: ${ratio} of ${peer}, ${rounds} rounds`);
+  }
+  for (const key of ['mmioRead', 'doorbellToInterrupt'] as const) {
+    const figure = report[key];
+    if (figure !== undefined) printMmio(key, figure);
+  }
+  if (report.xts !== undefined) {
+    console.log(`\nAES-256-XTS, libcrypto ${report.xts.libcrypto}`);
+    console.table(report.xts.sizes.map(row));
+  }
+  if (report.dma !== undefined) printDma(report.dma);
+  if (report.memory !== undefined) {
+    const { device, controller, cServer, qemu: vmm, bareNode } = report.memory;
+    console.log('\nmemory beyond guest RAM and DRAM');
+    console.table({ device, controller, cServer, qemu: vmm, bareNode });
+  }
+  console.log('\nbars');
+  for (const { name, ratio, bar, met } of bars) {
+    console.log(`${met ? 'met   ' : 'MISSED'} ${name}: ${ratio} (${formatBar(bar)})`);
+  }
+}
+
+function printMmio(name: string, { ours, c, client }: GuestMmioFigure): void {
+  const onSocket = (whose: 'ours_ns' | 'c_ns') => ({
+    socketTwoCores_ns: client.twoCores[whose],
+    socketOneCore_ns: client.oneCore[whose],
+  });
+  console.log(`\n${name}, in the guest, and on the socket without it`);
+  console.table({ ours: { ...ours, ...onSocket('ours_ns') }, c: { ...c, ...onSocket('c_ns') } });
+}
+
+function printDma({ plain, plainSingle, sealed }: DmaResult): void {
+  console.log('\nDmaPort in plain memory, one access after another; the ratio is to a bare copy');
+  console.table(plain.map(row));
+  console.log('DmaPort in plain memory, single accesses');
+  console.table(plainSingle);
+  console.log('DmaPort in sealed memory, single accesses; the ratio is to plain');
+  console.table(sealed.map(row));
+}
+
+/** Without what is the same in each row of a table. */
+function row<Row extends Comparison>({ peer, bar, met, rounds, ...rest }: Row) {
+  return rest;
+}
