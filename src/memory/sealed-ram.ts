@@ -39,7 +39,7 @@ export class SealedRam {
   readonly path: string;
   readonly #controller: MemoryController;
   readonly #gate: DmaGate;
-  readonly #dram: number;
+  readonly #dram: Uint8Array;
   readonly #fd: number;
   #closed = false;
 
@@ -47,7 +47,7 @@ export class SealedRam {
     controller: MemoryController,
     options: SealedRamOptions,
     path: string,
-    parts: { gate: DmaGate; dram: number },
+    parts: { gate: DmaGate; dram: Uint8Array },
   ) {
     this.#controller = controller;
     this.name = options.name;
@@ -83,7 +83,7 @@ export class SealedRam {
       const dramAt = mmap(0, bytes, PROT_READ, MAP_SHARED, dram, 0);
       return new SealedRam(controller, options, path, {
         gate: new DmaGate(gateAt, bytes),
-        dram: dramAt,
+        dram: viewOfAddress(dramAt, bytes),
       });
     } finally {
       close(dram);
@@ -99,7 +99,7 @@ export class SealedRam {
 
   /** DRAM as whoever has the memory modules sees it: ciphertext, and zeros where nothing was written. Writing to it is SIGSEGV. */
   dram(): Uint8Array {
-    return viewOfAddress(this.#dram, this.bytes);
+    return this.#dram;
   }
 
   /** Writes every dirty page back: after it DRAM holds all that the guest stored before. */
