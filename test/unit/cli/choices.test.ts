@@ -1,0 +1,69 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { InvalidArgumentError } from 'commander';
+import { describe, expect, test } from 'vitest';
+import { makeDevices, parseDevice } from '../../../src/cli/device-choice.ts';
+import { parseMemorySize } from '../../../src/cli/memory-choice.ts';
+import { Edu } from '../../../src/devices/edu/edu.ts';
+import { formatRequesterId } from '../../../src/pci/requester-id.ts';
+
+describe('memory sizes', () => {
+  test.each([
+    ['512M', 512 * 2 ** 20],
+    ['2G', 2 * 2 ** 30],
+    ['65536K', 64 * 2 ** 20],
+    ['128MiB', 128 * 2 ** 20],
+    ['134217728', 128 * 2 ** 20],
+  ])('%s', (text, bytes) => {
+    expect(parseMemorySize(text)).toBe(bytes);
+  });
+
+  test.each([[''], ['M'], ['63M'], ['65537K'], ['512T'], ['-1G'], ['1.5G']])('not %j', (text) => {
+    expect(() => parseMemorySize(text)).toThrow(InvalidArgumentError);
+  });
+});
+
+describe('devices', () => {
+  const adder = join(import.meta.dirname, '../../../examples/adder/adder.ts');
+
+  test('stand where they are told, the others at the next free place', async () => {
+    const choices = ['edu@00:05.0', 'edu', `${adder}#Adder`, adder].reduce(
+      (before, text) => parseDevice(text, before),
+      parseDevice('edu'),
+    );
+    const devices = await makeDevices(choices);
+    expect(devices.map(({ rid }) => formatRequesterId(rid))).toEqual([
+      '0000:00:04.0',
+      '0000:00:05.0',
+      '0000:00:06.0',
+      '0000:00:07.0',
+      '0000:00:08.0',
+    ]);
+    expect(devices.map(({ endpoint }) => endpoint.constructor.name)).toEqual([
+      'Edu',
+      'Edu',
+      'Edu',
+      'Adder',
+      'Adder',
+    ]);
+    expect(devices[0]?.endpoint).toBeInstanceOf(Edu);
+  });
+
+  test.each([[''], ['@00:04.0'], ['edu@4'], ['edu@00:20.0']])('%j is refused', (text) => {
+    expect(() => parseDevice(text)).toThrow(InvalidArgumentError);
+  });
+
+  test('a file that is not there, or has no device, is named', async () => {
+    await expect(makeDevices(parseDevice('no-such.ts'))).rejects.toThrow(/no such file/);
+    await expect(makeDevices(parseDevice(`${adder}#Missing`))).rejects.toThrow(/got: Adder/);
+    const directory = mkdtempSync(join(tmpdir(), 'sealbus-unit-'));
+    try {
+      const file = join(directory, 'empty.ts');
+      writeFileSync(file, 'export const device = {};\n');
+      await expect(makeDevices(parseDevice(file))).rejects.toThrow(/extends PciFunction.*none/s);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+});
