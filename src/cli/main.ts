@@ -19,7 +19,7 @@ const program = new Command('sealbus')
   .configureOutput({ outputError: (words, write) => write(`sealbus: ${words}`) });
 
 for (const command of [runCommand(), demoCommand(), doctorCommand(), setupCommand()]) {
-  program.addCommand(command);
+  program.addCommand(command.copyInheritedSettings(program));
 }
 
 // A reader that has gone (`sealbus … | head`) is no error of ours.
