@@ -40,6 +40,10 @@ export class CpuCache implements AsyncDisposable {
     });
   }
 
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
   /**
    * Puts whole pages into a state. Dirty ones have `value` in their first byte from then on.
    * @throws Error where they are not in it then: the figure would be another's.

@@ -1,6 +1,7 @@
 /**
  * DmaPort reads and writes: in plain memory beside a bare copy, in sealed memory beside plain, with
- * the pages dirty in the CPU's cache, clean in it, and not in it. `node bench/main.ts --only dma`.
+ * the pages dirty in the CPU's cache, clean in it, and not in it; the controller on the device's core
+ * and on another. `node bench/main.ts --only dma`.
  */
 import { ftruncateSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -32,6 +33,7 @@ import { DmaRegions } from '../src/vfio-user/dma-regions.ts';
 import type { BenchContext } from './bench-context.ts';
 import { type CacheState, CpuCache } from './cpu-cache.ts';
 import { type Comparison, compare, interleaved, median, quantile, rounded } from './figures.ts';
+import { allowedCores, coresOf, type Placement, pin } from './placement.ts';
 
 const SIZES = [512, 4096, 65_536, 1_048_576] as const;
 const STATES: readonly CacheState[] = ['dirty', 'clean', 'absent'];
@@ -66,6 +68,8 @@ export interface InARow extends Comparison {
 
 /** Single accesses, each after a turn of the event loop and at another place. */
 export interface Single {
+  /** Where the controller is: on the device's core, or on another. Plain memory has none. */
+  readonly placement: Placement;
   readonly direction: Direction;
   readonly bytes: number;
   readonly samples: number;
@@ -101,7 +105,7 @@ export async function benchDma({ say, signal }: BenchContext): Promise<DmaResult
     const lookUp = await measureLookUp();
     await using sealed = await openSealed(directory);
     say('in sealed memory, beside plain');
-    const single = await measureSingle(sealed, plain.port, (words) => {
+    const single = await measurePlacements(sealed, plain.port, (words) => {
       signal.throwIfAborted();
       say(words);
     });
@@ -163,6 +167,7 @@ interface Sealed extends AsyncDisposable {
   readonly port: DmaPort;
   readonly ram: SealedRam;
   readonly cpu: CpuCache;
+  readonly controllerPid: number;
 }
 
 async function openSealed(directory: string): Promise<Sealed> {
@@ -181,11 +186,24 @@ async function openSealed(directory: string): Promise<Sealed> {
   await cpu.put('dirty', 0, RAM_BYTES, 1);
   await cpu.put('absent', 0, RAM_BYTES);
   const kept = stack.move();
-  return { port: portOn(memory), ram, cpu, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+  return {
+    ...{ port: portOn(memory), ram, cpu, controllerPid: controller.pid },
+    [Symbol.asyncDispose]: () => kept.disposeAsync(),
+  };
 }
 
 function callsARound(bytes: number): number {
   return Math.min(ROUND_CALLS_MAX, Math.ceil(ROUND_BYTES / bytes));
+}
+
+/**
+ * Where the allocator puts two arrays decides half of what a copy between them takes: loads that
+ * follow stores to the same address modulo 4096 wait for them. These are half a page apart.
+ */
+function twoArrays(bytes: number): [from: Uint8Array, into: Uint8Array] {
+  const buffer = new ArrayBuffer(2 * bytes + 2 * PAGE_BYTES);
+  const gap = PAGE_BYTES + PAGE_BYTES / 2 - (bytes % PAGE_BYTES);
+  return [new Uint8Array(buffer, 0, bytes), new Uint8Array(buffer, bytes + gap, bytes)];
 }
 
 /** Each loop is its own function, so that none is compiled for the others' sake. */
@@ -193,8 +211,7 @@ async function measureInARow(port: DmaPort): Promise<InARow[]> {
   const results: InARow[] = [];
   for (const bytes of SIZES) {
     const times = callsARound(bytes);
-    const from = new Uint8Array(bytes).fill(0xa5);
-    const into = new Uint8Array(bytes);
+    const [from, into] = twoArrays(bytes);
     const runs = await rounds(times, {
       copy: () => {
         for (let i = 0; i < times; i++) into.set(from);
@@ -232,8 +249,7 @@ async function measureLookUp(): Promise<DmaResult['lookUp']> {
     write: () => {},
   });
   const times = callsARound(4096);
-  const from = new Uint8Array(4096);
-  const into = new Uint8Array(4096);
+  const [from, into] = twoArrays(4096);
   const runs = await rounds(times, {
     copy: () => {
       for (let i = 0; i < times; i++) into.set(from);
@@ -271,16 +287,44 @@ async function rounds<Names extends string>(
   return await interleaved(ROUNDS, Object.fromEntries(runs) as Record<Names, () => number>);
 }
 
+/** The device on one core, the CPU on another (if there is one), the controller on each of them. */
+async function measurePlacements(
+  sealed: Sealed,
+  plainPort: DmaPort,
+  say: (words: string) => void,
+): Promise<Pick<DmaResult, 'plainSingle' | 'sealed'>> {
+  const allowed = allowedCores();
+  const [device = 0, other] = coresOf(allowed);
+  const results: Pick<DmaResult, 'plainSingle' | 'sealed'>[] = [];
+  try {
+    pin(process.pid, `${device}`);
+    pin(sealed.cpu.pid, `${other ?? device}`);
+    if (other !== undefined) {
+      pin(sealed.controllerPid, `${other}`);
+      results.push(await measureSingle(sealed, plainPort, 'twoCores', say));
+    }
+    pin(sealed.controllerPid, `${device}`);
+    results.push(await measureSingle(sealed, plainPort, 'oneCore', say));
+  } finally {
+    pin(process.pid, allowed);
+  }
+  return {
+    plainSingle: results.flatMap((result) => result.plainSingle),
+    sealed: results.flatMap((result) => result.sealed),
+  };
+}
+
 async function measureSingle(
   { port, cpu }: Sealed,
   plainPort: DmaPort,
+  placement: Placement,
   say: (words: string) => void,
 ): Promise<Pick<DmaResult, 'plainSingle' | 'sealed'>> {
   const plainSingle: Single[] = [];
   const sealed: SealedSingle[] = [];
   for (const bytes of SIZES) {
     const samples = SAMPLES[bytes] ?? 0;
-    say(`${bytes} bytes, ${samples} accesses of each kind`);
+    say(`${placement}: ${bytes} bytes, ${samples} accesses of each kind`);
     const bytesIn = new Uint8Array(bytes);
     const pages = Math.ceil(bytes / PAGE_BYTES) * PAGE_BYTES;
     let turn = 0;
@@ -315,10 +359,11 @@ async function measureSingle(
     }
     const times = await interleaved(samples, runs);
     for (const direction of DIRECTIONS) {
-      const plain = summary(direction, bytes, times[`${direction} plain`] ?? []);
+      const kind = { placement, direction, bytes };
+      const plain = summary(kind, times[`${direction} plain`] ?? []);
       plainSingle.push(plain);
       for (const state of STATES) {
-        const one = summary(direction, bytes, times[`${direction} ${state}`] ?? []);
+        const one = summary(kind, times[`${direction} ${state}`] ?? []);
         const ratio = compare(one.p50_us, plain.p50_us, { peer: PLAIN, rounds: samples });
         sealed.push({ ...one, pages: state, ...ratio });
       }
@@ -327,7 +372,10 @@ async function measureSingle(
   return { plainSingle, sealed };
 }
 
-function summary(direction: Direction, bytes: number, times: readonly number[]): Single {
+function summary(
+  kind: Pick<Single, 'placement' | 'direction' | 'bytes'>,
+  times: readonly number[],
+): Single {
   const us = (share: number) => rounded(quantile(times, share) / 1000);
-  return { direction, bytes, samples: times.length, p50_us: us(0.5), p99_us: us(0.99) };
+  return { ...kind, samples: times.length, p50_us: us(0.5), p99_us: us(0.99) };
 }
