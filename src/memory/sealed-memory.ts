@@ -13,6 +13,12 @@ const CHUNK_BYTES = 256 * 1024;
  * tries of about 100 µs; far beyond that something is wrong, and the device gets a fault.
  */
 const WRITE_TRIES_MAX = 20_000;
+/**
+ * The more pages, the more likely that one of them is filled meanwhile: after so many tries a longer
+ * write goes on page by page.
+ */
+const CHUNK_TRIES_MAX = 64;
+const PAGE_BYTES = 4096;
 
 /** Which file a region must be backed by. */
 export interface FileIdentity {
@@ -29,12 +35,13 @@ export class SealedMemory implements GuestMemory {
   /** A region's backing is the offset of its first byte in the RAM file. */
   readonly regions = new RamRegions<number>();
   readonly file: FileIdentity;
-  readonly #fd: number;
+  readonly #descriptor: () => number;
   readonly #gate: DmaGate;
   readonly #bytes: number;
 
-  constructor(fd: number, gate: DmaGate, file: FileIdentity, bytes: number) {
-    this.#fd = fd;
+  /** @param descriptor the RAM file, opened with O_DIRECT; throws MemoryError once it is closed. */
+  constructor(descriptor: () => number, gate: DmaGate, file: FileIdentity, bytes: number) {
+    this.#descriptor = descriptor;
     this.#gate = gate;
     this.file = file;
     this.#bytes = bytes;
@@ -45,13 +52,14 @@ export class SealedMemory implements GuestMemory {
   }
 
   read(address: Gpa, slot: KeySlot, into: Uint8Array): void {
+    const fd = this.#descriptor();
     for (let done = 0; done < into.length; ) {
       const { offset, length } = this.#place(address + done, into.length - done);
       const part = length === into.length ? into : into.subarray(done, done + length);
       this.#gate.ask(slot, offset, length);
       let read: number;
       try {
-        read = pread(this.#fd, part, offset);
+        read = pread(fd, part, offset);
       } catch (error) {
         throw this.#failure(error);
       }
@@ -63,19 +71,43 @@ export class SealedMemory implements GuestMemory {
   }
 
   write(address: Gpa, slot: KeySlot, from: Uint8Array): void {
+    const fd = this.#descriptor();
     for (let done = 0; done < from.length; ) {
       const { offset, length } = this.#place(address + done, from.length - done);
       const part = length === from.length ? from : from.subarray(done, done + length);
-      this.#writeChunk(slot, part, offset);
+      if (!this.#tryWrite(fd, slot, part, offset, CHUNK_TRIES_MAX)) {
+        this.#writePages(fd, slot, part, offset);
+      }
       done += length;
     }
   }
 
-  #writeChunk(slot: KeySlot, part: Uint8Array, offset: number): void {
-    for (let tries = 0; tries < WRITE_TRIES_MAX; tries++) {
+  #writePages(fd: number, slot: KeySlot, from: Uint8Array, offset: number): void {
+    for (let done = 0; done < from.length; ) {
+      const inPage = PAGE_BYTES - ((offset + done) % PAGE_BYTES);
+      const part = from.subarray(done, done + inPage);
+      if (!this.#tryWrite(fd, slot, part, offset + done, WRITE_TRIES_MAX)) {
+        throw new MemoryError(
+          `expected a moment without cache fills in ${part.length} bytes of guest memory, ` +
+            `got none in ${WRITE_TRIES_MAX} tries`,
+        );
+      }
+      done += part.length;
+    }
+  }
+
+  /** @returns false where each of the tries met a refill: then nothing is changed. */
+  #tryWrite(
+    fd: number,
+    slot: KeySlot,
+    part: Uint8Array,
+    offset: number,
+    triesMax: number,
+  ): boolean {
+    for (let tries = 0; tries < triesMax; tries++) {
       this.#gate.ask(slot, offset, part.length);
-      const result = pwrite(this.#fd, part, offset);
-      if (result === part.length && this.#gate.outcome === GateOutcome.done) return;
+      const result = pwrite(fd, part, offset);
+      if (result === part.length && this.#gate.outcome === GateOutcome.done) return true;
       // The kernel could not drop a page (somebody holds it) and wrote through the page cache
       // instead: coherent, but under the key of the CPU's port. Do it again, past the cache.
       if (result === part.length && this.#gate.outcome === GateOutcome.none) continue;
@@ -83,10 +115,7 @@ export class SealedMemory implements GuestMemory {
         throw this.#failure(result < 0 ? new SystemError('pwrite', -result) : undefined);
       }
     }
-    throw new MemoryError(
-      `expected a moment without cache fills in ${part.length} bytes of guest memory, ` +
-        `got none in ${WRITE_TRIES_MAX} tries`,
-    );
+    return false;
   }
 
   /** The file's range for the first bytes of an access: inside one region, inside one chunk. */

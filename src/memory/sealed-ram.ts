@@ -2,6 +2,10 @@ import { closeSync, constants, fstatSync, fsync, ftruncateSync, openSync } from 
 import { promisify } from 'node:util';
 import {
   close,
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_NORESERVE,
+  MAP_PRIVATE,
   MAP_SHARED,
   memfdCreate,
   mmap,
@@ -13,6 +17,7 @@ import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { ControllerAnswers } from './controller/messages.ts';
 import { DmaGate } from './dma-gate.ts';
+import { MemoryError } from './guest-memory.ts';
 import type { MemoryController } from './memory-controller.ts';
 import { SealedMemory } from './sealed-memory.ts';
 
@@ -28,6 +33,12 @@ export interface SealedRamOptions {
   readonly bytes: number;
 }
 
+/** Addresses of the two shared mappings. */
+interface Mappings {
+  readonly gateAt: number;
+  readonly dramAt: number;
+}
+
 /**
  * One VM's sealed RAM as the device's process has it: the file that QEMU maps, DRAM to look at, and
  * the way for a DMA. This process may open the file, as it does not serve it; it holds no key.
@@ -40,21 +51,23 @@ export class SealedRam {
   readonly #controller: MemoryController;
   readonly #gate: DmaGate;
   readonly #dram: Uint8Array;
-  readonly #fd: number;
-  #closed = false;
+  readonly #mappings: Mappings;
+  /** Undefined once closed: the number may be another file's by then. */
+  #fd: number | undefined;
 
   private constructor(
     controller: MemoryController,
     options: SealedRamOptions,
     path: string,
-    parts: { gate: DmaGate; dram: Uint8Array },
+    mappings: Mappings,
   ) {
     this.#controller = controller;
     this.name = options.name;
     this.bytes = options.bytes;
     this.path = path;
-    this.#gate = parts.gate;
-    this.#dram = parts.dram;
+    this.#mappings = mappings;
+    this.#gate = new DmaGate(mappings.gateAt, options.bytes);
+    this.#dram = viewOfAddress(mappings.dramAt, options.bytes);
     this.#fd = openSync(path, constants.O_RDWR | constants.O_DIRECT);
   }
 
@@ -78,13 +91,9 @@ export class SealedRam {
         dram: `/proc/${process.pid}/fd/${dram}`,
         gate: `/proc/${process.pid}/fd/${gate}`,
       });
-      // Both mappings stay for good: views over them are handed out.
       const gateAt = mmap(0, gateBytes, PROT_READ | PROT_WRITE, MAP_SHARED, gate, 0);
       const dramAt = mmap(0, bytes, PROT_READ, MAP_SHARED, dram, 0);
-      return new SealedRam(controller, options, path, {
-        gate: new DmaGate(gateAt, bytes),
-        dram: viewOfAddress(dramAt, bytes),
-      });
+      return new SealedRam(controller, options, path, { gateAt, dramAt });
     } finally {
       close(dram);
       close(gate);
@@ -93,33 +102,48 @@ export class SealedRam {
 
   /** A DMA port's view of it, for one function: it has no regions yet. */
   memory(): SealedMemory {
-    const { dev, ino } = fstatSync(this.#fd, { bigint: true });
-    return new SealedMemory(this.#fd, this.#gate, { device: dev, inode: ino }, this.bytes);
+    const { dev, ino } = fstatSync(this.#descriptor(), { bigint: true });
+    const file = { device: dev, inode: ino };
+    return new SealedMemory(() => this.#descriptor(), this.#gate, file, this.bytes);
   }
 
-  /** DRAM as whoever has the memory modules sees it: ciphertext, and zeros where nothing was written. Writing to it is SIGSEGV. */
+  /**
+   * DRAM as whoever has the memory modules sees it: ciphertext, and zeros where nothing was written, and
+   * all zeros after {@link close}. Writing to it is SIGSEGV.
+   */
   dram(): Uint8Array {
     return this.#dram;
   }
 
   /** Writes every dirty page back: after it DRAM holds all that the guest stored before. */
   async flush(): Promise<void> {
-    await promisify(fsync)(this.#fd);
+    await promisify(fsync)(this.#descriptor());
   }
 
   counters(): Promise<ControllerAnswers['counters']> {
     return this.#controller.counters(this.name);
   }
 
-  /** Gives up the DMA port; the file stays until its controller stops. */
+  /** Gives up the DMA port and DRAM: a DMA fails from here on. The file stays until its controller stops. */
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
+    const fd = this.#fd;
+    if (fd === undefined) return;
+    this.#fd = undefined;
+    // Views of both were handed out, so the addresses stay taken; the memory behind them goes.
+    const { gateAt, dramAt } = this.#mappings;
+    const nothing = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    mmap(dramAt, this.bytes, PROT_READ, nothing);
+    mmap(gateAt, DmaGate.bytesFor(this.bytes), PROT_READ | PROT_WRITE, nothing);
     try {
-      closeSync(this.#fd);
+      closeSync(fd);
     } catch (error) {
       // A controller that is gone cannot flush; the descriptor is closed all the same (close(2)).
       if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error;
     }
+  }
+
+  #descriptor(): number {
+    if (this.#fd !== undefined) return this.#fd;
+    throw new MemoryError(`expected sealed RAM that is open, got ${this.name}, which is closed`);
   }
 }

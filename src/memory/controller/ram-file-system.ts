@@ -6,6 +6,7 @@ import {
   FATTR_SIZE,
   FOPEN_KEEP_CACHE,
   IN_HEADER_BYTES,
+  IO_LOCKOWNER,
   type NodeAttributes,
   OPEN_OUT_BYTES,
   Opcode,
@@ -42,7 +43,10 @@ interface Entry {
  *
  * A file opened in the plain way is the CPU's port: the page cache lies before it. Opened with
  * O_DIRECT it is the DMA port of the same file, so that the kernel keeps the two coherent (see
- * dma-gate.ts). A WRITE tells its port by its flags, since a write-back may carry any handle.
+ * dma-gate.ts). The handle alone does not tell the port: a write-back may carry any, and where the
+ * kernel cannot drop a page it takes an O_DIRECT access through the page cache, with the DMA port's
+ * handle. A refusal or a retry there would have the kernel forget a page with stores in it, and a READ
+ * that no one counted would be in the cache: so what is not a direct access is the CPU's port.
  */
 export class RamFileSystem implements FuseFileSystem {
   readonly #entries: Entry[] = [];
@@ -59,10 +63,18 @@ export class RamFileSystem implements FuseFileSystem {
     this.#entries.push({ node, name, file, dmaOpen: false });
   }
 
-  read(node: number, handle: number, offset: number, length: number, into: number): number {
+  read(
+    node: number,
+    handle: number,
+    offset: number,
+    length: number,
+    into: number,
+    flags: number,
+  ): number {
     const entry = this.#entry(node);
     if (entry === undefined) return -EIO;
-    if (handle === DMA_HANDLE) return entry.file.dmaRead(offset, length, into);
+    if (handle === DMA_HANDLE && (flags & IO_LOCKOWNER) !== 0)
+      return entry.file.dmaRead(offset, length, into);
     return entry.file.fill(offset, length, into);
   }
 
@@ -77,7 +89,11 @@ export class RamFileSystem implements FuseFileSystem {
     const entry = this.#entry(node);
     if (entry === undefined) return -EIO;
     if ((flags & WRITE_CACHE) !== 0) return entry.file.writeBack(offset, length, from);
-    if (handle === DMA_HANDLE) return entry.file.dmaWrite(offset, length, from);
+    if (handle === DMA_HANDLE) {
+      return (flags & IO_LOCKOWNER) !== 0
+        ? entry.file.dmaWrite(offset, length, from)
+        : entry.file.writeBack(offset, length, from);
+    }
     return -EINVAL; // With the write-back cache on, the CPU's port writes no other way.
   }
 

@@ -49,6 +49,11 @@ export const InitFlag = {
 export const FOPEN_KEEP_CACHE = 1 << 1;
 /** WRITE flag: a write-back of the page cache; its file handle may be any of the file's. */
 export const WRITE_CACHE = 1 << 0;
+/**
+ * READ and WRITE flag: a direct access of a process. The kernel names the lock owner in these alone,
+ * not in what it reads or writes for the page cache.
+ */
+export const IO_LOCKOWNER = 1 << 1;
 /** SETATTR: the size is to change. */
 export const FATTR_SIZE = 1 << 3;
 
@@ -68,7 +73,8 @@ export const IO_IN_BYTES = 40;
 export const FH_AT = 40;
 export const OFFSET_AT = 48;
 export const SIZE_AT = 56;
-export const WRITE_FLAGS_AT = 60;
+/** read_flags and write_flags stand at the same place. */
+export const IO_FLAGS_AT = 60;
 
 /** What stat(2) shows of a node. */
 export interface NodeAttributes {

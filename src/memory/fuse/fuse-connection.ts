@@ -25,6 +25,7 @@ import {
   IN_HEADER_BYTES,
   INIT_OUT_BYTES,
   InitFlag,
+  IO_FLAGS_AT,
   IO_IN_BYTES,
   NODE_AT,
   OFFSET_AT,
@@ -32,7 +33,6 @@ import {
   OUT_HEADER_BYTES,
   SIZE_AT,
   UNIQUE_AT,
-  WRITE_FLAGS_AT,
   WRITE_OUT_BYTES,
 } from './abi.ts';
 import { EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS } from './errno.ts';
@@ -64,10 +64,17 @@ export interface FuseRequest {
  */
 export interface FuseFileSystem {
   /**
-   * Fills `length` bytes at the native address `into` with the file's from `offset` on.
-   * @returns bytes filled (fewer only at the end of the file), or -errno.
+   * Fills `length` bytes at the native address `into` with the file's from `offset` on. `flags` are
+   * the request's read flags. @returns bytes filled (fewer only at the end of the file), or -errno.
    */
-  read(node: number, handle: number, offset: number, length: number, into: number): number;
+  read(
+    node: number,
+    handle: number,
+    offset: number,
+    length: number,
+    into: number,
+    flags: number,
+  ): number;
   /**
    * Takes `length` bytes at the native address `from`. `flags` are the request's write flags.
    * @returns bytes taken, or -errno.
@@ -183,13 +190,14 @@ export class FuseConnection {
   #read(node: number): number {
     const size = this.#in32[SIZE_AT / 4] ?? 0;
     if (size > MAX_TRANSFER_BYTES) return -EINVAL;
+    const flags = this.#in32[IO_FLAGS_AT / 4] ?? 0;
     const into = this.#out + OUT_DATA_AT;
-    return this.#files.read(node, this.#u64(FH_AT), this.#u64(OFFSET_AT), size, into);
+    return this.#files.read(node, this.#u64(FH_AT), this.#u64(OFFSET_AT), size, into, flags);
   }
 
   #write(node: number, length: number): number {
     const size = this.#in32[SIZE_AT / 4] ?? 0;
-    const flags = this.#in32[WRITE_FLAGS_AT / 4] ?? 0;
+    const flags = this.#in32[IO_FLAGS_AT / 4] ?? 0;
     const dataAt = IN_HEADER_BYTES + IO_IN_BYTES;
     if (dataAt + size > length) return -EINVAL;
     const from = this.#in + dataAt;

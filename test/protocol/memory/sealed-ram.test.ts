@@ -138,6 +138,25 @@ describe.skipIf(missing !== undefined)('sealed RAM', () => {
     expect(() => openSync(join(bench.directory, 'ram', 'other'), 'r')).toThrow(/ENOENT/);
   });
 
+  test('closed, it does no DMA to whatever has its descriptor’s number, and DRAM is given back', async () => {
+    await using bench = await sealedBench(MIB);
+    const { memory, ram } = bench;
+    memory.write(gpa(0), SLOT, new Uint8Array(4096).fill(1));
+    const dram = ram.dram();
+    expect(dram.some((byte) => byte !== 0)).toBe(true);
+    ram.close();
+    const other = join(bench.directory, 'other');
+    const fds = Array.from({ length: 64 }, () => openSync(other, 'w+'));
+    try {
+      expect(() => memory.write(gpa(0), SLOT, new Uint8Array(4096).fill(2))).toThrow(/closed/);
+      expect(() => memory.read(gpa(0), SLOT, new Uint8Array(4096))).toThrow(/closed/);
+    } finally {
+      for (const fd of fds) closeSync(fd);
+    }
+    expect(readFileSync(other)).toHaveLength(0);
+    expect(dram.every((byte) => byte === 0)).toBe(true);
+  });
+
   test.each([
     ['pages under constant fire', 2, 0],
     ['many pages, with rests', 64, 2000],
