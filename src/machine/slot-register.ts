@@ -1,5 +1,5 @@
 import type { SlotDirectory, SlotUse } from '../iommu/slot-directory.ts';
-import type { KeySlot } from '../keys/key-slot.ts';
+import { KEY_SLOTS, type KeySlot } from '../keys/key-slot.ts';
 import type { SlotDescription } from '../keys/key-table.ts';
 import type { VmId } from '../keys/vm-id.ts';
 
@@ -7,22 +7,24 @@ import type { VmId } from '../keys/vm-id.ts';
  * What the device's process knows of the key table: descriptions, never keys. The table itself is in
  * the memory controller, which checks again; a description is entered here only once the table has
  * said so, and a slot that is to go is entered as gone before the table is told.
+ *
+ * An array and not a map: every DMA looks up its slot here.
  */
 export class SlotRegister implements SlotDirectory {
-  readonly #slots = new Map<KeySlot, SlotDescription>();
+  readonly #slots = new Array<SlotDescription | undefined>(KEY_SLOTS).fill(undefined);
 
   enter(description: SlotDescription): void {
-    this.#slots.set(description.slot, description);
+    this.#slots[description.slot] = description;
   }
 
   use(slot: KeySlot): SlotUse {
-    const state = this.#slots.get(slot)?.state ?? 'empty';
+    const state = this.#slots[slot]?.state ?? 'empty';
     if (state === 'active' || state === 'empty') return state;
     return 'not-active';
   }
 
   vm(slot: KeySlot): VmId | undefined {
-    return this.#slots.get(slot)?.vm;
+    return this.#slots[slot]?.vm;
   }
 
   describe(slot: KeySlot): SlotDescription {
@@ -33,6 +35,6 @@ export class SlotRegister implements SlotDirectory {
       generation: 0,
       keyBits: undefined,
     } as const;
-    return this.#slots.get(slot) ?? none;
+    return this.#slots[slot] ?? none;
   }
 }
