@@ -18,7 +18,8 @@ export interface DeviceChoice {
 
 /** `edu`, `my-device.ts`, `my-device.ts#MyDevice`, each with `@00:05.0`. @throws InvalidArgumentError */
 export function parseDevice(text: string, before: readonly DeviceChoice[] = []): DeviceChoice[] {
-  const [, source = '', exportName, place] = /^([^@#]+)(?:#([\w$]+))?(?:@(.+))?$/.exec(text) ?? [];
+  const [, source = '', exportName, place] =
+    /^(?!@)([^#]+?)(?:#([\w$]+))?(?:@([^@#/]+))?$/.exec(text) ?? [];
   if (source === '') {
     throw new InvalidArgumentError('expected NAME or FILE[#EXPORT], then @BUS:DEVICE.FUNCTION');
   }

@@ -4,7 +4,7 @@ const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /**
  * Runs something that a signal ends in order: the first one aborts it and is its outcome, whatever the
- * work makes of it; a second one of the same run is not waited for.
+ * work makes of it; further ones change nothing.
  * @throws Interrupted, or what the work throws
  */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
@@ -18,7 +18,9 @@ export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>
   };
   for (const name of SIGNALS) process.on(name, onSignal);
   try {
-    return await work(abort.signal);
+    const result = await work(abort.signal);
+    if (interrupted !== undefined) throw interrupted;
+    return result;
   } catch (error) {
     throw interrupted ?? error;
   } finally {

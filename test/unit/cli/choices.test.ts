@@ -54,6 +54,12 @@ describe('devices', () => {
     expect(() => parseDevice(text)).toThrow(InvalidArgumentError);
   });
 
+  test('a path may have an @ in it', () => {
+    const [choice] = parseDevice('node_modules/@acme/dev.ts#Dev@00:06.0');
+    expect(choice).toMatchObject({ source: 'node_modules/@acme/dev.ts', exportName: 'Dev' });
+    expect(parseDevice('./@acme/dev.ts')[0]?.source).toBe('./@acme/dev.ts');
+  });
+
   test('a file that is not there, or has no device, is named', async () => {
     await expect(makeDevices(parseDevice('no-such.ts'))).rejects.toThrow(/no such file/);
     await expect(makeDevices(parseDevice(`${adder}#Missing`))).rejects.toThrow(/got: Adder/);
