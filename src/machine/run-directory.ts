@@ -1,4 +1,12 @@
-import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { detachStaleMount } from '../memory/fuse/fuse-mount.ts';
@@ -54,7 +62,8 @@ function baseDirectory(): string {
         `${(mode & 0o7777).toString(8)}: remove it, or set XDG_RUNTIME_DIR`,
     );
   }
-  return base;
+  // The mount table, where stale mounts are looked up, has no symbolic links.
+  return realpathSync(base);
 }
 
 function clearStale(base: string): void {

@@ -33,6 +33,19 @@
  *   Nothing is ever held off: no READ waits for a DMA, so no invalidation can wait for a READ that
  *   waits for it. The price is that a page under constant fire takes several tries.
  *
+ * Where the kernel cannot drop a page (EBUSY) it takes the write through the page cache instead. That
+ * is coherent, but it is not a DMA: the controller knows such requests by their flags, serves them as
+ * the CPU's, and the device's process tries again (ram-file-system.ts).
+ *
+ * ## What it does not cover
+ *
+ * - A page that the kernel holds pinned for somebody's own O_DIRECT or vfio I/O is dropped under the
+ *   pin: what arrives there is lost if a DMA wrote to that page meanwhile. So QEMU's disks must not be
+ *   cache=none.
+ * - A vCPU's first store to a page marks it dirty a moment after the page has become writable (the
+ *   kernel's do_shared_fault); a DMA read misses what another vCPU stored within that moment if it
+ *   also begins within it. msync(2) has the same gap.
+ *
  * The words are plain loads and stores. Each is ordered by the system calls on both sides: the
  * device's stores are before its pwrite, which is before the controller's read(2) of the request.
  * A counter that the device reads too old only costs a try.

@@ -71,7 +71,8 @@ export class MemoryController {
     // A group of its own: the terminal's Ctrl-C is for the device's process, which stops the
     // guest first and the guest's memory after it.
     const child = spawn(process.execPath, [main, options.directory, options.engine ?? 'evp'], {
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      // Standard output is for results, and must not stay open because this process does.
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       detached: true,
     });
     const abort = new AbortController();

@@ -108,8 +108,7 @@ export class SealedMemory implements GuestMemory {
       this.#gate.ask(slot, offset, part.length);
       const result = pwrite(fd, part, offset);
       if (result === part.length && this.#gate.outcome === GateOutcome.done) return true;
-      // The kernel could not drop a page (somebody holds it) and wrote through the page cache
-      // instead: coherent, but under the key of the CPU's port. Do it again, past the cache.
+      // Written through the page cache, under the key of the CPU's port: do it again, past it.
       if (result === part.length && this.#gate.outcome === GateOutcome.none) continue;
       if (result !== -EAGAIN) {
         throw this.#failure(result < 0 ? new SystemError('pwrite', -result) : undefined);

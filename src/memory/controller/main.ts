@@ -49,10 +49,9 @@ process.on('message', ({ id, request }: ControllerCall) => {
   if (request.op === 'stop') end(0);
 });
 process.on('SIGTERM', () => end(143));
-process.on('disconnect', async () => {
-  await sleep(ORPHAN_GRACE_MS);
-  end(0);
-});
+process.on('disconnect', orphaned);
+// The starter may have died while this was mounting, before anything listened.
+if (!process.connected) void orphaned();
 
 tell({
   kind: 'ready',
@@ -67,6 +66,11 @@ function tell(message: ControllerMessage): void {
 
 function words(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
+}
+
+async function orphaned(): Promise<void> {
+  await sleep(ORPHAN_GRACE_MS);
+  end(0);
 }
 
 let ending = false;

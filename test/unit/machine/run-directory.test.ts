@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -50,4 +59,13 @@ test('a socket’s path has room for it in a socket address', () => {
   const run = RunDirectory.create();
   expect(run.socket('x'.repeat(500)).length - run.path.length).toBeLessThan(32);
   run[Symbol.dispose]();
+});
+
+test('its path is as the mount table has it, also behind a symbolic link', () => {
+  const link = join(home, 'link');
+  mkdirSync(join(home, 'real'));
+  symlinkSync(join(home, 'real'), link);
+  vi.stubEnv('XDG_RUNTIME_DIR', link);
+  using run = RunDirectory.create();
+  expect(run.path).toBe(realpathSync(run.path));
 });
