@@ -63,6 +63,8 @@ export class VfioUserServer implements Disposable {
   #watch: ReadableWatch | undefined;
   #partialSince: number | undefined;
   #running = false;
+  /** Whether the message that is worked on has raised an interrupt. */
+  #interrupted = false;
   #closed = false;
 
   /**
@@ -89,7 +91,10 @@ export class VfioUserServer implements Disposable {
     this.#wires = new InterruptWires(
       endpoint.interruptVectors,
       this.#config,
-      (vector) => this.#attachment.context.trigger(vector),
+      (vector) => {
+        this.#interrupted = true;
+        return this.#attachment.context.trigger(vector);
+      },
       (message) => this.#log.log(message),
     );
     this.#regions = new DmaRegions(options.onRegion);
@@ -186,7 +191,12 @@ export class VfioUserServer implements Disposable {
       switch (this.#guard.admit(connection)) {
         case 'run':
           this.#partialSince = undefined;
+          this.#interrupted = false;
           this.#run();
+          if (this.#interrupted) {
+            this.#wakefulness.rest();
+            return;
+          }
           this.#wakefulness.message();
           break;
         case 'taken':

@@ -29,6 +29,15 @@ export class Wakefulness {
     setImmediate(this.#round);
   }
 
+  /**
+   * The last message raised an interrupt: the next word is the guest's, which needs the core to have
+   * it. A loop that stayed awake would be in its way where client and server share a core.
+   */
+  rest(): void {
+    this.#burst = 0;
+    this.#until = 0;
+  }
+
   readonly #round = (): void => {
     if (performance.now() < this.#until) {
       setImmediate(this.#round);
