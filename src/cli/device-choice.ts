@@ -8,6 +8,8 @@ import { parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 
 /** Where functions go that name no place: from here upwards on bus 0. */
 const FIRST_DEVICE = 4;
+/** From here on bus 0 belongs to the guest's agent and to the chipset. */
+const LAST_DEVICE = 0x1c;
 
 /** What stands behind `--device`: `edu`, or a module of one's own with a class to be made. */
 export interface DeviceChoice {
@@ -42,6 +44,12 @@ export async function makeDevices(
   let next = FIRST_DEVICE;
   const place = () => {
     while (taken.has((next << 3) as RequesterId)) next++;
+    if (next > LAST_DEVICE) {
+      throw new Error(
+        `expected devices that fit on bus 0, got ${choices.length}: give some a function of a ` +
+          'device that others have, such as @00:04.1',
+      );
+    }
     return (next++ << 3) as RequesterId;
   };
   const made = [];

@@ -1,6 +1,5 @@
-import { closeSync } from 'node:fs';
 import { InvalidArgumentError } from 'commander';
-import { openFuseDevice } from '../memory/fuse/fuse-mount.ts';
+import { probeFuse } from '../memory/fuse/fuse-mount.ts';
 import { FuseUnavailable } from '../memory/fuse/fuse-unavailable.ts';
 
 export type MemoryChoice = 'auto' | 'sealed' | 'plain';
@@ -22,16 +21,16 @@ export function parseMemorySize(text: string): number {
  * plain, and that is said loudly with the reason.
  * @throws FuseUnavailable where `sealed` was insisted on and cannot be had
  */
-export function chooseMemory(
+export async function chooseMemory(
   choice: MemoryChoice,
   say: (words: string) => void,
-): 'sealed' | 'plain' {
+): Promise<'sealed' | 'plain'> {
   if (choice === 'plain') {
     say('WARNING: NOTHING IS ENCRYPTED: guest memory is plain, as was asked for');
     return 'plain';
   }
   try {
-    closeSync(openFuseDevice());
+    await probeFuse();
     return 'sealed';
   } catch (error) {
     if (choice === 'sealed' || !(error instanceof FuseUnavailable)) throw error;

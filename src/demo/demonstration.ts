@@ -104,16 +104,31 @@ class TransferWatch {
  * @throws FuseUnavailable, VmError, SetupError, the signal's reason
  */
 export async function demonstrate(options: DemonstrationOptions): Promise<DemonstrationReport> {
+  options.onPhase?.(
+    options.memory === 'sealed' ? 'sealing guest memory' : 'taking plain guest memory',
+  );
+  const machine = await Machine.create(options);
+  try {
+    return await demonstrateOn(machine, options);
+  } finally {
+    await machine[Symbol.asyncDispose]();
+  }
+}
+
+async function demonstrateOn(
+  machine: Machine,
+  options: DemonstrationOptions,
+): Promise<DemonstrationReport> {
   const phase = options.onPhase ?? (() => {});
   const watch = new TransferWatch();
   // With edu's own 28 bits no address outside a guest of 512 MiB could be given to the IOMMU.
   const edu = new Edu({ onTransfer: watch.onTransfer, dmaMask: (1n << 40n) - 1n });
-  phase(options.memory === 'sealed' ? 'sealing guest memory' : 'taking plain guest memory');
-  await using machine = await Machine.create(options);
   const plugged = machine.plug(edu, EDU_RID);
   const { accelerator } = await machine.plan(bootOptions(options));
   phase(`booting the guest (${accelerator.accelerator}: ${accelerator.why})`);
   const vm = await machine.boot(bootOptions(options));
+  // Whatever waits for the guest then ends with it.
+  options.signal?.addEventListener('abort', () => void vm.stop(), { once: true });
 
   phase('loading the driver');
   await vm.insmod('sealbus_edu');

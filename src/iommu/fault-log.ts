@@ -57,7 +57,14 @@ export class FaultLog {
     const record: FaultRecord = { sequence: ++this.#total, time: Date.now(), ...fault };
     this.#records.push(record);
     if (this.#records.length > this.#capacity) this.#records.shift();
-    for (const listener of this.#listeners) listener(record);
+    for (const listener of this.#listeners) {
+      try {
+        listener(record);
+      } catch (error) {
+        // Who only watches must not change what the device gets, which is its abort.
+        process.emitWarning(error instanceof Error ? error : String(error));
+      }
+    }
     return record;
   }
 

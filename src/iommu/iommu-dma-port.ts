@@ -146,6 +146,9 @@ export class IommuDmaPort implements DmaPort {
       const slotFault = this.#slotFault(slot, entry);
       if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault);
       const part = Math.min(translation.length, length - done);
+      if (part < 1) {
+        throw new Error(`expected domain ${domain.id} to translate a byte or more, got ${part}`);
+      }
       if (!this.#memory.permits(direction, translation.address, part)) {
         this.#refuse(direction, iova, length, 'outside-memory');
       }

@@ -26,6 +26,7 @@ export function sealedRegions(memory: SealedMemory): RegionListener {
     map(region) {
       const { file } = region;
       if (file?.device !== memory.file.device || file.inode !== memory.file.inode) return;
+      if (file.offset + region.size > memory.bytes) return; // What no byte of the file backs is no RAM.
       if (region.address !== 0) mprotect(region.address, region.size, PROT_NONE);
       memory.regions.add(placed(region, file.offset));
     },

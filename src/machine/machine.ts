@@ -188,14 +188,26 @@ export class Machine implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    try {
-      await this.#guest?.stop();
-    } finally {
-      for (const { server } of this.#functions) server.close();
-      this.sealed?.close();
-      await this.controller?.stop();
-      this.#run[Symbol.dispose]();
+    // Each of them is ended, whatever the one before it says; the first error is the outcome.
+    const errors: unknown[] = [];
+    for (const end of [
+      () => this.#guest?.stop(),
+      ...this.#functions.map(
+        ({ server }) =>
+          () =>
+            server.close(),
+      ),
+      () => this.sealed?.close(),
+      () => this.controller?.stop(),
+      () => this.#run[Symbol.dispose](),
+    ]) {
+      try {
+        await end();
+      } catch (error) {
+        errors.push(error);
+      }
     }
+    if (errors.length > 0) throw errors[0];
   }
 
   #memory(): { memory: PlainMemory | SealedMemory; regions: RegionListener } {

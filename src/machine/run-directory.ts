@@ -72,7 +72,11 @@ function clearStale(base: string): void {
     if (match === null) continue;
     const [, pid, start] = match;
     if (startOf(Number(pid)) === start) continue;
-    clear(join(base, name));
+    try {
+      clear(join(base, name));
+    } catch {
+      // Another run may be clearing it at this moment; if not, the next one tries again.
+    }
   }
 }
 

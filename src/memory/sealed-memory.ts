@@ -13,6 +13,8 @@ const CHUNK_BYTES = 256 * 1024;
  * tries of about 100 µs; far beyond that something is wrong, and the device gets a fault.
  */
 const WRITE_TRIES_MAX = 20_000;
+/** How long a write may hold up the event loop, whatever the tries take. */
+const WRITE_MS_MAX = 2000;
 /**
  * The more pages, the more likely that one of them is filled meanwhile: after so many tries a longer
  * write goes on page by page.
@@ -37,14 +39,15 @@ export class SealedMemory implements GuestMemory {
   readonly file: FileIdentity;
   readonly #descriptor: () => number;
   readonly #gate: DmaGate;
-  readonly #bytes: number;
+  /** Size of the RAM file. */
+  readonly bytes: number;
 
   /** @param descriptor the RAM file, opened with O_DIRECT; throws MemoryError once it is closed. */
   constructor(descriptor: () => number, gate: DmaGate, file: FileIdentity, bytes: number) {
     this.#descriptor = descriptor;
     this.#gate = gate;
     this.file = file;
-    this.#bytes = bytes;
+    this.bytes = bytes;
   }
 
   permits(direction: 'read' | 'write', address: Gpa, length: number): boolean {
@@ -72,24 +75,26 @@ export class SealedMemory implements GuestMemory {
 
   write(address: Gpa, slot: KeySlot, from: Uint8Array): void {
     const fd = this.#descriptor();
+    const deadline = performance.now() + WRITE_MS_MAX;
     for (let done = 0; done < from.length; ) {
       const { offset, length } = this.#place(address + done, from.length - done);
       const part = length === from.length ? from : from.subarray(done, done + length);
-      if (!this.#tryWrite(fd, slot, part, offset, CHUNK_TRIES_MAX)) {
-        this.#writePages(fd, slot, part, offset);
+      if (!this.#tryWrite(fd, slot, part, offset, { tries: CHUNK_TRIES_MAX, deadline })) {
+        this.#writePages(fd, slot, part, offset, deadline);
       }
       done += length;
     }
   }
 
-  #writePages(fd: number, slot: KeySlot, from: Uint8Array, offset: number): void {
+  #writePages(fd: number, slot: KeySlot, from: Uint8Array, offset: number, deadline: number): void {
     for (let done = 0; done < from.length; ) {
       const inPage = PAGE_BYTES - ((offset + done) % PAGE_BYTES);
       const part = from.subarray(done, done + inPage);
-      if (!this.#tryWrite(fd, slot, part, offset + done, WRITE_TRIES_MAX)) {
+      const tries = WRITE_TRIES_MAX;
+      if (!this.#tryWrite(fd, slot, part, offset + done, { tries, deadline })) {
         throw new MemoryError(
           `expected a moment without cache fills in ${part.length} bytes of guest memory, ` +
-            `got none in ${WRITE_TRIES_MAX} tries`,
+            `got none in ${WRITE_TRIES_MAX} tries or ${WRITE_MS_MAX} ms`,
         );
       }
       done += part.length;
@@ -102,9 +107,10 @@ export class SealedMemory implements GuestMemory {
     slot: KeySlot,
     part: Uint8Array,
     offset: number,
-    triesMax: number,
+    bound: { readonly tries: number; readonly deadline: number },
   ): boolean {
-    for (let tries = 0; tries < triesMax; tries++) {
+    for (let tries = 0; tries < bound.tries; tries++) {
+      if (tries > 0 && performance.now() > bound.deadline) return false;
       this.#gate.ask(slot, offset, part.length);
       const result = pwrite(fd, part, offset);
       if (result === part.length && this.#gate.outcome === GateOutcome.done) return true;
@@ -126,9 +132,9 @@ export class SealedMemory implements GuestMemory {
     const inside = address - region.gpa;
     const offset = region.backing + inside;
     const length = Math.min(wanted, region.size - inside, CHUNK_BYTES - (offset % CHUNK_BYTES));
-    if (offset + length > this.#bytes) {
+    if (offset + length > this.bytes) {
       throw new MemoryError(
-        `expected a region inside the RAM file's ${this.#bytes} bytes, got offset ${offset}`,
+        `expected a region inside the RAM file's ${this.bytes} bytes, got offset ${offset}`,
       );
     }
     return { offset, length };

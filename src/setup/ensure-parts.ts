@@ -87,11 +87,24 @@ async function makeMissing(
 ): Promise<Parts> {
   makeCacheRoot(root);
   const { lockFile } = await import('./file-lock.ts');
-  using _lock = await lockFile(`${root}/set-up.lock`, {
+  const lock = await lockFile(`${root}/set-up.lock`, {
     signal,
     onWait: (holder) =>
       progress({ part: 'host', phase: `waiting for another set-up (process ${holder ?? '?'})` }),
   });
+  try {
+    return await makeMissingAlone(root, progress, signal);
+  } finally {
+    lock[Symbol.dispose]();
+  }
+}
+
+/** No other process does so at the same time. */
+async function makeMissingAlone(
+  root: string,
+  progress: SetupProgress,
+  signal: AbortSignal,
+): Promise<Parts> {
   await removeLeftovers(root);
   const parts = await foundParts(root, signal); // another run may have made them meanwhile
   if (isComplete(parts)) return parts;

@@ -48,7 +48,7 @@ async function demo(flags: DemoFlags, signal: AbortSignal): Promise<Demonstratio
   try {
     return await demonstrate({
       parts,
-      memory: chooseMemory(flags.memory, (words) => display.say(words)),
+      memory: await chooseMemory(flags.memory, (words) => display.say(words)),
       bytes: flags.size,
       outputDirectory: flags.out,
       accelerator: flags.accel,

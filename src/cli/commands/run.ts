@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { Machine } from '../../machine/machine.ts';
+import { formatRequesterId } from '../../pci/requester-id.ts';
 import type { Parts } from '../../setup/parts.ts';
-import type { GuestOptions } from '../../vm/guest.ts';
+import { type GuestOptions, planGuest } from '../../vm/guest.ts';
 import { formatCommand, qemuCommand } from '../../vm/qemu-command.ts';
 import type { VirtualMachine } from '../../vm/virtual-machine.ts';
 import { type DeviceChoice, makeDevices, parseDevice } from '../device-choice.ts';
@@ -44,7 +45,10 @@ export function runCommand(): Command {
     .option('--append <argument>', 'one more kernel argument; may be repeated', append, [])
     .option('--timeout <seconds>', 'end the command after that long, with exit code 124', seconds)
     .option('--console', "show the guest's console on stderr")
-    .option('--dry-run', "print QEMU's command line and start nothing")
+    .option(
+      '--dry-run',
+      "print QEMU's command line, with RUN for the run's directory, and start nothing",
+    )
     .addHelpText(
       'after',
       '\nExit code: the command’s; 255 where the guest panics, 124 after --timeout.',
@@ -57,18 +61,19 @@ export function runCommand(): Command {
 async function run(command: string[], flags: RunFlags, signal: AbortSignal): Promise<number> {
   const parts = await readyParts(signal);
   const devices = await makeDevices(flags.device ?? parseDevice('edu'));
+  const options = guestOptions(flags, signal);
+  if (flags.dryRun) return await printCommand(parts, devices, flags, options);
   const display = new PhaseDisplay();
+  const log = (words: string) => display.say(`sealbus: ${words}`);
+  let machine: Machine | undefined;
   try {
-    const memory = chooseMemory(flags.memory, (words) => display.say(words));
+    const memory = await chooseMemory(flags.memory, (words) => display.say(words));
     display.begin('starting');
-    const log = (words: string) => display.say(`sealbus: ${words}`);
-    await using machine = await Machine.create({ parts, memory, bytes: flags.size, log });
+    machine = await Machine.create({ parts, memory, bytes: flags.size, log });
     machine.iommu.faults.onFault(({ direction, length, iova, reason }) =>
       log(`IOMMU fault: ${direction} of ${length} bytes at 0x${iova.toString(16)}: ${reason}`),
     );
     for (const { endpoint, rid } of devices) machine.plug(endpoint, rid);
-    const options = guestOptions(flags, signal);
-    if (flags.dryRun) return await printCommand(machine, parts, options);
     const { accelerator } = await machine.plan(options);
     display.begin(`booting the guest on ${accelerator.accelerator}: ${accelerator.why}`);
     const vm = await machine.boot(options);
@@ -76,6 +81,7 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
     return await runInGuest(vm, command, flags, signal);
   } finally {
     display.end();
+    await machine?.[Symbol.asyncDispose]();
   }
 }
 
@@ -93,12 +99,26 @@ function guestOptions(flags: RunFlags, signal: AbortSignal): Omit<GuestOptions, 
   };
 }
 
+/** RUN stands for the directory that a run makes for itself: sockets and memory are in it. */
 async function printCommand(
-  machine: Machine,
   parts: Parts,
+  devices: Awaited<ReturnType<typeof makeDevices>>,
+  flags: RunFlags,
   options: Omit<GuestOptions, 'memory'>,
 ): Promise<number> {
-  const { description } = await machine.plan(options);
+  const { size: bytes } = flags;
+  const { description } = await planGuest(parts, {
+    ...options,
+    memory:
+      flags.memory === 'plain'
+        ? { kind: 'memfd', bytes }
+        : { kind: 'file', bytes, path: 'RUN/ram/vm1' },
+    devices: devices.map(({ rid }) => ({
+      kind: 'vfio-user',
+      address: rid,
+      socket: `RUN/${formatRequesterId(rid).replaceAll(/[:.]/g, '-')}.sock`,
+    })),
+  });
   const words = qemuCommand(parts.qemu, { ...description, console: { kind: 'stdio' } });
   process.stdout.write(`${formatCommand(words, parts.qemu.env)}\n`);
   return 0;

@@ -1,4 +1,13 @@
-import { closeSync, constants, openSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MNT_DETACH, MS_NODEV, MS_NOSUID, mount, umount } from '../../ffi/mount.ts';
 import { SystemError } from '../../ffi/system-error.ts';
@@ -39,7 +48,7 @@ export async function mountFuse(directory: string): Promise<FuseMount> {
 }
 
 /** @throws FuseUnavailable where /dev/fuse is missing or not ours to open. */
-export function openFuseDevice(): number {
+function openFuseDevice(): number {
   try {
     return openSync(FUSE_DEVICE, constants.O_RDWR | constants.O_NONBLOCK);
   } catch (error) {
@@ -47,6 +56,19 @@ export function openFuseDevice(): number {
       `expected to open ${FUSE_DEVICE}, got ${describe(error)}: load the module (modprobe fuse) ` +
         'and let this user read and write it',
     );
+  }
+}
+
+/**
+ * Mounts and unmounts, to see whether it can be done: that /dev/fuse opens does not say so.
+ * @throws FuseUnavailable with what to do
+ */
+export async function probeFuse(): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'sealbus-probe-'));
+  try {
+    unmountFuse(await mountFuse(directory));
+  } finally {
+    rmdirSync(directory);
   }
 }
 
