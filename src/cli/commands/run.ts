@@ -153,7 +153,12 @@ async function runInGuest(
     stdout.on('resize', onResize);
   }
   try {
-    const { exitCode } = await Promise.race([running.ended, stopped]);
+    const { exitCode, ended } = await Promise.race([running.ended, stopped]);
+    // Without a word a command could as well have had that exit code by itself.
+    if (ended === 'panicked') stderr.write(`sealbus: ${panicWords(vm)}\n`);
+    if (ended === 'timed-out') {
+      stderr.write(`sealbus: the command had not ended after ${flags.timeout} s\n`);
+    }
     return exitCode;
   } finally {
     signal.removeEventListener('abort', onAbort);
@@ -162,6 +167,11 @@ async function runInGuest(
     // Input that the command did not take must not keep this process.
     stdin.destroy();
   }
+}
+
+function panicWords({ console }: VirtualMachine): string {
+  const last = console.lastLines().replaceAll(/^/gm, '  ');
+  return `the guest's kernel panicked: ${console.panic}. The console's last lines:\n${last}`;
 }
 
 function wholeNumber(text: string): number {
