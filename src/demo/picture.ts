@@ -41,12 +41,14 @@ function colourAt(x: number, y: number): Colour {
 }
 
 function background(x: number, y: number): Colour {
-  // Sixteen lines of a bus, in two bundles, with vias where they end.
-  const line = Math.abs(((y + 400) % 12) - 6);
-  const bundle = Math.abs(Math.abs(y) - 48) < 24;
-  const end = 150 + 10 * (Math.floor((y + 400) / 12) % 5);
-  if (bundle && line < 2 && Math.abs(x) < end + 60) return COPPER;
-  if (bundle && Math.hypot(line, Math.abs(x) - end - 60) < 5) return COPPER;
+  // The lines of a bus, in two bundles, with vias where they end.
+  const row = Math.floor((y + 144) / 12);
+  const centre = row * 12 - 138;
+  const end = 190 + 9 * (row % 5);
+  if (Math.abs(Math.abs(centre) - 54) < 22) {
+    if (Math.abs(y - centre) < 2 && Math.abs(x) < end) return COPPER;
+    if (Math.hypot(y - centre, Math.abs(x) - end) < 5) return COPPER;
+  }
   // The folds of the letter.
   const fold = Math.abs(Math.abs(x) * 0.5625 - Math.abs(y));
   if (y < 0 && fold < 1.2) return INK;
