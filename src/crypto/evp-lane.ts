@@ -2,9 +2,9 @@
  * One direction of a key in libcrypto: a context, and the way that the tweak of a data unit gets there.
  * @module
  */
+import { viewOfAddress } from '../ffi/libc.ts';
 import { type Libcrypto, libcrypto } from './libcrypto.ts';
 import { JOB, JOB_BYTES, pageLoop, setJob } from './page-loop.ts';
-import { nativeView } from './place.ts';
 import { XtsError } from './xts-cipher.ts';
 
 /**
@@ -50,7 +50,7 @@ export class EvpLane {
       throw new XtsError(`expected a live IV for the ${path} path, got none: use the init path`);
     }
     this.iv = live === 0 ? spareIv : live;
-    this.#ivWords = live === 0 ? spareIvWords : new Uint32Array(nativeView(live, 16).buffer);
+    this.#ivWords = live === 0 ? spareIvWords : new Uint32Array(viewOfAddress(live, 16).buffer);
 
     const loop = path === 'page-loop' ? pageLoop() : undefined;
     if (path === 'page-loop' && loop === undefined) {
@@ -60,7 +60,9 @@ export class EvpLane {
     this.#run = loop?.run ?? unreachable;
     this.#job = loop === undefined ? 0 : reserve(lib, JOB_BYTES);
     this.#jobWords =
-      loop === undefined ? spareIvWords : new Uint32Array(nativeView(this.#job, JOB_BYTES).buffer);
+      loop === undefined
+        ? spareIvWords
+        : new Uint32Array(viewOfAddress(this.#job, JOB_BYTES).buffer);
     if (loop !== undefined) {
       setJob(this.#jobWords, JOB.context, this.context);
       setJob(this.#jobWords, JOB.iv, live);
@@ -115,7 +117,7 @@ export class EvpLane {
 export function openContext(lib: Libcrypto, name: string, key: number, encrypt: 0 | 1): number {
   if (spareIv === 0) {
     spareIv = reserve(lib, 16);
-    spareIvWords = new Uint32Array(nativeView(spareIv, 16).buffer);
+    spareIvWords = new Uint32Array(viewOfAddress(spareIv, 16).buffer);
   }
   const cipher = lib.cipherFetch(0, name, 0);
   if (cipher === 0) {
@@ -173,7 +175,7 @@ function equalsInit(path: TweakPath): boolean {
   const dataBytes = 3 * unitBytes - 16;
   const bytes = keyBytes + 3 * dataBytes;
   const memory = reserve(lib, bytes);
-  const view = nativeView(memory, bytes);
+  const view = viewOfAddress(memory, bytes);
   for (let i = 0; i < keyBytes + dataBytes; i += 1) view[i] = i;
   const plain = memory + keyBytes;
   const tried = plain + dataBytes;

@@ -17,6 +17,7 @@
  * Two calls on single blocks (ECB under Key2), whatever j is, and no block before j is touched.
  * @module
  */
+import { viewOfAddress } from '../ffi/libc.ts';
 import {
   EvpLane,
   lockSchedule,
@@ -26,7 +27,6 @@ import {
   type TweakPath,
 } from './evp-lane.ts';
 import { type Libcrypto, libcrypto } from './libcrypto.ts';
-import { nativeView } from './place.ts';
 import { multiplyByAlpha, writeUnitNumber } from './tweak.ts';
 import {
   BLOCK_BYTES,
@@ -51,7 +51,7 @@ let blocksBytes = 0;
 function reserveScratch(lib: Libcrypto, unitBytes: number): void {
   if (tweak === 0) {
     tweak = reserve(lib, BLOCK_BYTES);
-    tweakWords = new Uint32Array(nativeView(tweak, BLOCK_BYTES).buffer);
+    tweakWords = new Uint32Array(viewOfAddress(tweak, BLOCK_BYTES).buffer);
   }
   if (unitBytes <= blocksBytes) return;
   const larger = reserve(lib, unitBytes);

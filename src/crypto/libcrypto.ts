@@ -7,6 +7,7 @@
  * @module
  */
 import koffi from 'koffi';
+import { MADV_DONTDUMP, madvise, mlock, PAGE_SIZE } from '../ffi/libc.ts';
 
 export interface Libcrypto {
   readonly version: string;
@@ -41,9 +42,6 @@ export interface Libcrypto {
   lock(address: number, bytes: number): boolean;
   errorText(): string;
 }
-
-const PAGE = 4096;
-const MADV_DONTDUMP = 16;
 
 let loaded: Libcrypto | undefined;
 
@@ -83,12 +81,6 @@ function load(): Libcrypto {
     'str',
     ['ulong', address],
   );
-  const mlock = bind<(at: number, bytes: number) => number>('mlock', 'int', [address, 'size_t']);
-  const madvise = bind<(at: number, bytes: number, advice: number) => number>('madvise', 'int', [
-    address,
-    'size_t',
-    'int',
-  ]);
   let liveIv: ((context: number) => number) | undefined;
   try {
     liveIv = library.func('EVP_CIPHER_CTX_iv_noconst', address, [address]);
@@ -117,14 +109,22 @@ function load(): Libcrypto {
     cleanse: bind('OPENSSL_cleanse', 'void', [address, 'size_t']),
     compare: bind('CRYPTO_memcmp', 'int', [address, address, 'size_t']),
     copy: bind('memcpy', 'void', [address, address, 'size_t']),
-    lock: (at, bytes) => {
-      const begin = at - (at % PAGE);
-      const size = Math.ceil((at + bytes - begin) / PAGE) * PAGE;
-      return mlock(begin, size) === 0 && madvise(begin, size, MADV_DONTDUMP) === 0;
-    },
+    lock: locked,
     errorText: () => {
       const code = errorCode();
       return code === 0 ? 'no reason given' : (errorString(code, 0) ?? `error ${code}`);
     },
   };
+}
+
+function locked(address: number, bytes: number): boolean {
+  const begin = address - (address % PAGE_SIZE);
+  const size = Math.ceil((address + bytes - begin) / PAGE_SIZE) * PAGE_SIZE;
+  try {
+    mlock(begin, size);
+    madvise(begin, size, MADV_DONTDUMP);
+    return true;
+  } catch {
+    return false;
+  }
 }

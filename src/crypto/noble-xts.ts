@@ -5,7 +5,7 @@
  * @module
  */
 import { unsafe } from '@noble/ciphers/aes.js';
-import { nativeView } from './place.ts';
+import { viewOfAddress } from '../ffi/libc.ts';
 import { PortableXts } from './portable-xts.ts';
 import { multiplyByAlpha, writeUnitNumber } from './tweak.ts';
 import { BLOCK_BYTES, type NativeKey, PAGE_BYTES } from './xts-cipher.ts';
@@ -24,7 +24,7 @@ export class NobleXts extends PortableXts {
   constructor(key: NativeKey, unitBytes: number = PAGE_BYTES) {
     super(key, unitBytes);
     const half = key.bytes / 2;
-    const bytes = nativeView(key.address, key.bytes).slice();
+    const bytes = viewOfAddress(key.address, key.bytes).slice();
     this.#key1Encrypt = expandKeyLE(bytes.subarray(0, half));
     this.#key1Decrypt = expandKeyDecLE(bytes.subarray(0, half));
     this.#key2 = expandKeyLE(bytes.subarray(half));

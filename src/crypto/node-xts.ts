@@ -5,7 +5,7 @@
  * @module
  */
 import { createCipheriv, createDecipheriv } from 'node:crypto';
-import { nativeView } from './place.ts';
+import { viewOfAddress } from '../ffi/libc.ts';
 import { PortableXts } from './portable-xts.ts';
 import { writeUnitNumber } from './tweak.ts';
 import { BLOCK_BYTES, type NativeKey, PAGE_BYTES, XtsError } from './xts-cipher.ts';
@@ -19,7 +19,7 @@ export class NodeXts extends PortableXts {
   /** @throws RangeError, WeakKeyError */
   constructor(key: NativeKey, unitBytes: number = PAGE_BYTES) {
     super(key, unitBytes);
-    this.#key = nativeView(key.address, key.bytes).slice();
+    this.#key = viewOfAddress(key.address, key.bytes).slice();
     this.#algorithm = key.bytes === 64 ? 'aes-256-xts' : 'aes-128-xts';
   }
 

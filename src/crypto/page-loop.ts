@@ -18,7 +18,17 @@
  * @module
  */
 import koffi from 'koffi';
-import { nativeView } from './place.ts';
+import {
+  MAP_ANONYMOUS,
+  MAP_PRIVATE,
+  mmap,
+  mprotect,
+  munmap,
+  PAGE_SIZE,
+  PROT_READ,
+  PROT_WRITE,
+  viewOfAddress,
+} from '../ffi/libc.ts';
 
 /** Fields of a job: eight 64-bit words, as offsets in 32-bit words. */
 export const JOB = {
@@ -74,11 +84,8 @@ const CODE = Uint8Array.from([
   ...[0xc3], //                   ret
 ]);
 
-const CODE_BYTES = 4096;
-const PROT_READ = 1;
-const PROT_WRITE = 2;
+const CODE_BYTES = PAGE_SIZE;
 const PROT_EXEC = 4;
-const MAP_PRIVATE_ANONYMOUS = 0x22;
 
 let loaded: PageLoop | undefined;
 let tried = false;
@@ -93,38 +100,28 @@ export function pageLoop(): PageLoop | undefined {
 }
 
 function load(): PageLoop | undefined {
-  const library = koffi.load(null);
   const at = 'uintptr_t';
-  const mmap: (
-    at: number,
-    bytes: number,
-    prot: number,
-    flags: number,
-    fd: number,
-    offset: number,
-  ) => number = library.func('mmap', 'int64_t', [at, 'size_t', 'int', 'int', 'int', 'int64_t']);
-  const mprotect: (at: number, bytes: number, prot: number) => number = library.func(
-    'mprotect',
-    'int',
-    [at, 'size_t', 'int'],
-  );
-  const munmap: (at: number, bytes: number) => number = library.func('munmap', 'int', [
-    at,
-    'size_t',
-  ]);
-  const dlsym: (handle: number, name: string) => number = library.func('dlsym', at, [at, 'str']);
-
+  const dlsym: (handle: number, name: string) => number = koffi
+    .load(null)
+    .func('dlsym', at, [at, 'str']);
   const call = dlsym(0, 'EVP_Cipher');
-  if (call === 0) return undefined;
-  const code = mmap(0, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
-  if (code <= 0) return undefined;
-  nativeView(code, CODE.length).set(CODE);
-  if (mprotect(code, CODE_BYTES, PROT_READ | PROT_EXEC) !== 0) {
-    munmap(code, CODE_BYTES);
+  const code = call === 0 ? undefined : mapCode();
+  if (code === undefined) return undefined;
+  return { call, run: koffi.decode(BigInt(code), koffi.proto('int64_t', [at])) };
+}
+
+/** @returns the address of the code, or undefined where memory cannot be made executable. */
+function mapCode(): number | undefined {
+  let code: number | undefined;
+  try {
+    code = mmap(0, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    viewOfAddress(code, CODE.length).set(CODE);
+    mprotect(code, CODE_BYTES, PROT_READ | PROT_EXEC);
+    return code;
+  } catch {
+    if (code !== undefined) munmap(code, CODE_BYTES);
     return undefined;
   }
-  const type = koffi.proto('int64_t', [at]);
-  return { call, run: koffi.decode(BigInt(code), type) };
 }
 
 /** Writes a 64-bit field of a job. Numbers are exact up to 2^53. */

@@ -39,8 +39,3 @@ export function addressOf(place: Place, bytes: number, side: 'source' | 'destina
   }
   return memo.address + place.byteOffset;
 }
-
-/** A view of native memory. The memory must outlive every use of the view: touching it later is SIGSEGV. */
-export function nativeView(address: number, bytes: number): Uint8Array {
-  return new Uint8Array(koffi.view(BigInt(address), bytes));
-}

@@ -4,7 +4,7 @@
  * @module
  */
 import koffi from 'koffi';
-import { nativeView } from './place.ts';
+import { viewOfAddress } from '../ffi/libc.ts';
 import { checkNativeKey, type NativeKey, WeakKeyError, XtsCipher } from './xts-cipher.ts';
 
 export abstract class PortableXts extends XtsCipher {
@@ -16,7 +16,7 @@ export abstract class PortableXts extends XtsCipher {
     checkNativeKey(key);
     super(key.bytes, unitBytes);
     const half = key.bytes / 2;
-    const bytes = nativeView(key.address, key.bytes);
+    const bytes = viewOfAddress(key.address, key.bytes);
     let difference = 0;
     for (let i = 0; i < half; i += 1) difference |= bytes[i]! ^ bytes[half + i]!;
     if (difference === 0) throw new WeakKeyError();
@@ -51,7 +51,7 @@ export abstract class PortableXts extends XtsCipher {
     first: number,
     bytes: number,
   ): void {
-    this.crypt(false, nativeView(from, bytes), nativeView(into, bytes), unit, first);
+    this.crypt(false, viewOfAddress(from, bytes), viewOfAddress(into, bytes), unit, first);
   }
 
   protected override encryptBlocks(
@@ -61,7 +61,7 @@ export abstract class PortableXts extends XtsCipher {
     first: number,
     bytes: number,
   ): void {
-    this.crypt(true, nativeView(from, bytes), nativeView(into, bytes), unit, first);
+    this.crypt(true, viewOfAddress(from, bytes), viewOfAddress(into, bytes), unit, first);
   }
 
   protected override scratch(): number {
@@ -69,7 +69,7 @@ export abstract class PortableXts extends XtsCipher {
   }
 
   protected override copy(into: number, from: number, bytes: number): void {
-    nativeView(into, bytes).set(nativeView(from, bytes));
+    viewOfAddress(into, bytes).set(viewOfAddress(from, bytes));
   }
 
   protected override release(): void {
@@ -77,8 +77,8 @@ export abstract class PortableXts extends XtsCipher {
   }
 
   #units(encrypt: boolean, from: number, into: number, unit: number, bytes: number): void {
-    const source = nativeView(from, bytes);
-    const destination = nativeView(into, bytes);
+    const source = viewOfAddress(from, bytes);
+    const destination = viewOfAddress(into, bytes);
     for (let at = 0, number = unit; at < bytes; at += this.unitBytes, number += 1) {
       const end = Math.min(at + this.unitBytes, bytes);
       this.crypt(encrypt, source.subarray(at, end), destination.subarray(at, end), number, 0);

@@ -14,8 +14,8 @@
 import { libcrypto } from '../crypto/libcrypto.ts';
 import { openXts } from '../crypto/open-xts.ts';
 import { WeakKeyError, type XtsCipher, type XtsEngineName } from '../crypto/xts-cipher.ts';
+import { explicitBzero } from '../ffi/libc.ts';
 import { KEY_SLOTS, type KeySlot } from './key-slot.ts';
-import { libc } from './libc.ts';
 import {
   fillRandom,
   readSecret,
@@ -242,7 +242,7 @@ export class KeyTable {
       if (libcrypto().compare(address, address + bytes / 2, bytes / 2) === 0)
         throw new WeakKeyError();
     } catch (error) {
-      libc().explicitBzero(address, SLOT_BYTES);
+      explicitBzero(address, SLOT_BYTES);
       throw error;
     }
     const generation = (this.#slots[slot]?.generation ?? 0) + 1;
@@ -252,7 +252,7 @@ export class KeyTable {
   #wipe(slot: KeySlot): void {
     this.#ciphers[slot]?.close();
     this.#ciphers[slot] = undefined;
-    libc().explicitBzero(this.#address(slot), SLOT_BYTES);
+    explicitBzero(this.#address(slot), SLOT_BYTES);
   }
 
   #in(slot: KeySlot, action: string, ...states: SlotState[]): Slot {

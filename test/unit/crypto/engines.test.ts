@@ -5,8 +5,8 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { EvpXts } from '../../../src/crypto/evp-xts.ts';
 import { libcrypto } from '../../../src/crypto/libcrypto.ts';
 import { openXts } from '../../../src/crypto/open-xts.ts';
-import { nativeView } from '../../../src/crypto/place.ts';
 import { type XtsCipher, XtsError } from '../../../src/crypto/xts-cipher.ts';
+import { viewOfAddress } from '../../../src/ffi/libc.ts';
 import { countingKey } from './native-key.ts';
 
 const PAGE = 4096;
@@ -179,7 +179,7 @@ describe.each(Object.entries(engines))('%s', (name, cipher) => {
 
   test('native addresses and arrays are the same to it', () => {
     const address = libcrypto().zalloc(2 * SPAN);
-    const view = nativeView(address, 2 * SPAN);
+    const view = viewOfAddress(address, 2 * SPAN);
     view.set(sealed(8));
     cipher.decrypt(address, address + SPAN, 8, 100, 9000);
     expect(Buffer.compare(view.subarray(SPAN, SPAN + 9000), plain.subarray(100, 9100))).toBe(0);

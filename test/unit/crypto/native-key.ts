@@ -1,6 +1,6 @@
 import { libcrypto } from '../../../src/crypto/libcrypto.ts';
-import { nativeView } from '../../../src/crypto/place.ts';
 import type { NativeKey } from '../../../src/crypto/xts-cipher.ts';
+import { viewOfAddress } from '../../../src/ffi/libc.ts';
 
 /** A known key in native memory, as tests need it; it is never freed. */
 export function nativeKey(bytes: Uint8Array): NativeKey {
@@ -8,7 +8,7 @@ export function nativeKey(bytes: Uint8Array): NativeKey {
     throw new RangeError(`expected a key of 64 or 32 bytes, got ${bytes.length}`);
   }
   const address = libcrypto().zalloc(bytes.length);
-  nativeView(address, bytes.length).set(bytes);
+  viewOfAddress(address, bytes.length).set(bytes);
   return { address, bytes: bytes.length };
 }
 

@@ -37,11 +37,6 @@ function obey(command: string): string {
     case 'destroy':
       table[verb](slot);
       return 'ok';
-    case 'block': {
-      const block = new Uint8Array(16);
-      table.cipher(slot).encrypt(block, block, 5, 0, 16);
-      return Buffer.from(block).toString('hex');
-    }
     case 'protect':
       protectProcess();
       return 'ok';

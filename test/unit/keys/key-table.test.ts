@@ -6,7 +6,6 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { WeakKeyError, XtsError } from '../../../src/crypto/xts-cipher.ts';
 import { KEY_SLOTS, keySlot } from '../../../src/keys/key-slot.ts';
 import { KeySlotError, KeyTable, type SlotState } from '../../../src/keys/key-table.ts';
-import { createKeyDescriptor } from '../../../src/keys/secret-memory.ts';
 import { VM_ID_MAX, vmId } from '../../../src/keys/vm-id.ts';
 
 const vm = vmId(3);
@@ -183,18 +182,6 @@ describe('keys', () => {
       expect(encrypted(second)).toEqual(encrypted(table));
     },
   );
-
-  test('two processes can have one key by a descriptor of secret memory', () => {
-    using second = new KeyTable();
-    const fd = createKeyDescriptor(64);
-    table.load(slot, fd, { vm });
-    second.load(slot, fd, { vm });
-    closeSync(fd);
-    table.activate(slot);
-    second.activate(slot);
-    expect(encrypted(second)).toEqual(encrypted(table));
-    expect(encrypted(second)).not.toEqual(page);
-  });
 
   test('refuses what is no key, and the slot stays empty', () => {
     const bytes = Uint8Array.from({ length: 64 }, (_, i) => i);

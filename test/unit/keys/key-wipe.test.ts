@@ -7,24 +7,20 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Writable } from 'node:stream';
 import { afterEach, expect, test, vi } from 'vitest';
-import { keySlot } from '../../../src/keys/key-slot.ts';
-import { KeyTable } from '../../../src/keys/key-table.ts';
-import { createKeyDescriptor } from '../../../src/keys/secret-memory.ts';
-import { vmId } from '../../../src/keys/vm-id.ts';
 
 /** Another process that holds the key; see key-holder.ts. */
 class Holder {
   readonly #child: ChildProcess;
   readonly #answers: AsyncIterator<string>;
 
-  /** @param key its bytes, to be sent through a socket, or a descriptor for the process to inherit */
-  constructor(memory: string, key: Uint8Array | number) {
+  /** @param key its bytes, to be sent through a socket */
+  constructor(memory: string, key: Uint8Array) {
     const script = join(import.meta.dirname, 'key-holder.ts');
     this.#child = spawn(process.execPath, [script, memory], {
-      stdio: ['pipe', 'pipe', 'inherit', typeof key === 'number' ? key : 'pipe'],
+      stdio: ['pipe', 'pipe', 'inherit', 'pipe'],
     });
     this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
-    if (typeof key !== 'number') (this.#child.stdio[3] as Writable).end(key);
+    (this.#child.stdio[3] as Writable).end(key);
   }
 
   async tell(command: string): Promise<string> {
@@ -152,18 +148,4 @@ test('a key that ends early is refused, and what came of it is wiped', async () 
   holder = new Holder('anonymous', key);
   expect(await holder.tell('load')).toMatch(/expected a key of 64 bytes, got 40 and then the end/);
   expect(holder.hits([key.subarray(0, 16), key.subarray(16, 32)])).toEqual([0, 0]);
-});
-
-test('two processes have one key by a descriptor of secret memory that one inherits', async () => {
-  const fd = createKeyDescriptor(64);
-  using table = new KeyTable();
-  table.load(keySlot(1), fd, { vm: vmId(1) });
-  holder = new Holder('memfd_secret', fd);
-  expect(await holder.tell('load')).toBe('ok');
-  closeSync(fd);
-  table.activate(keySlot(1));
-  const block = new Uint8Array(16);
-  table.cipher(keySlot(1)).encrypt(block, block, 5, 0, 16);
-  expect(await holder.tell('use')).toBe('ok');
-  expect(await holder.tell('block')).toBe(Buffer.from(block).toString('hex'));
 });
