@@ -55,7 +55,7 @@ export class PhaseDisplay {
   #draw(): void {
     const frame = FRAMES[Math.floor((performance.now() - this.#since) / FRAME_MS) % FRAMES.length];
     const words = `${frame} ${this.#words} (${this.#seconds()} s)`;
-    this.#stream.write(`\r\x1b[K${words.slice(0, (this.#stream.columns ?? 80) - 1)}`);
+    this.#stream.write(`\r\x1b[K${words.slice(0, (this.#stream.columns || 80) - 1)}`);
   }
 
   #seconds(): string {

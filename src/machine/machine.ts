@@ -61,6 +61,8 @@ export class Machine implements AsyncDisposable {
   readonly #parts: Parts;
   readonly #run: RunDirectory;
   readonly #log: (message: string) => void;
+  /** Aborted when the memory controller ends by itself. */
+  readonly #lost: AbortSignal | undefined;
   readonly #functions: PluggedFunction[] = [];
   #guest: VirtualMachine | undefined;
   #closed = false;
@@ -69,7 +71,7 @@ export class Machine implements AsyncDisposable {
     options: MachineOptions,
     run: RunDirectory,
     slots: SlotRegister,
-    memory: { controller: MemoryController; ram: SealedRam } | undefined,
+    memory: { controller: MemoryController; ram: SealedRam; lost: AbortSignal } | undefined,
   ) {
     this.#parts = options.parts;
     this.#run = run;
@@ -79,6 +81,9 @@ export class Machine implements AsyncDisposable {
     this.iommu = new Iommu(slots);
     this.sealed = memory?.ram;
     this.controller = memory?.controller;
+    this.#lost = memory?.lost;
+    // A guest would go on with what is in the page cache until it misses, and die of SIGBUS then.
+    this.#lost?.addEventListener('abort', () => this.#guest?.fail(this.#lost?.reason));
   }
 
   /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError; RangeError */
@@ -92,16 +97,17 @@ export class Machine implements AsyncDisposable {
     }
     const log = options.log ?? ((message: string) => process.stderr.write(`${message}\n`));
     let controller: MemoryController | undefined;
+    const lost = new AbortController();
     try {
       controller = await MemoryController.start({
         directory: run.ram,
         onFailure: (message) => log(`memory controller: ${message}`),
-        onLost: (error) => log(error.message),
+        onLost: (error) => lost.abort(error),
       });
       slots.enter(await controller.generateKey(SLOT, VM, options.keyBits));
       const { bytes } = options;
       const ram = await SealedRam.create(controller, { name: 'vm1', vm: VM, slot: SLOT, bytes });
-      return new Machine(options, run, slots, { controller, ram });
+      return new Machine(options, run, slots, { controller, ram, lost: lost.signal });
     } catch (error) {
       await controller?.stop();
       run[Symbol.dispose]();
@@ -175,12 +181,14 @@ export class Machine implements AsyncDisposable {
     return planGuest(this.#parts, this.#withDevices(options));
   }
 
-  /** Boots the guest with the functions plugged so far. @throws as bootGuest */
+  /** Boots the guest with the functions plugged so far. @throws as bootGuest; MemoryError */
   async boot(options: Omit<GuestOptions, 'memory'> = {}): Promise<VirtualMachine> {
     if (this.#guest !== undefined) {
       throw new Error('expected a machine whose guest is off, got one that has booted');
     }
-    this.#guest = await bootGuest(this.#parts, this.#withDevices(options));
+    const ends = [options.signal, this.#lost].filter((signal) => signal !== undefined);
+    const signal = AbortSignal.any(ends);
+    this.#guest = await bootGuest(this.#parts, this.#withDevices({ ...options, signal }));
     return this.#guest;
   }
 

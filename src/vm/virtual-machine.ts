@@ -205,6 +205,12 @@ export class VirtualMachine implements AsyncDisposable {
     await this.ended;
   }
 
+  /** Ends QEMU at once, since what it stands on is gone: what waits for the guest fails with `error`. */
+  fail(error: Error): void {
+    this.#agent.end(error);
+    this.#process.kill('SIGKILL');
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }

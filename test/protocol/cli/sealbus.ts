@@ -94,17 +94,18 @@ export class RunPlace implements Disposable {
           }
         };
         if (!read('environ').split('\0').includes(`XDG_RUNTIME_DIR=${this.path}`)) return [];
-        const command = read('cmdline').replaceAll('\0', ' ');
-        return [{ pid: Number(pid), name: command }];
+        return [{ pid: Number(pid), name: read('cmdline').replaceAll('\0', ' ') }];
       });
   }
 
-  get qemu(): number | undefined {
-    return this.processes.find(({ name }) => name.includes('-machine q35'))?.pid;
+  /** The pid of the one QEMU. @throws Error where there is none, or several */
+  get qemu(): number {
+    return this.#one('QEMU', (name) => name.includes('-machine q35'));
   }
 
-  get controller(): number | undefined {
-    return this.processes.find(({ name }) => name.startsWith('sealbus-memory'))?.pid;
+  /** The pid of the one memory controller. @throws Error where there is none, or several */
+  get controller(): number {
+    return this.#one('memory controller', (name) => /sealbus-memory|controller\/main/.test(name));
   }
 
   get mounts(): readonly string[] {
@@ -126,10 +127,18 @@ export class RunPlace implements Disposable {
   /** What runs have left, in words; empty where they tidied up. */
   get left(): readonly string[] {
     return [
-      ...this.processes.map(({ pid, name }) => `process ${pid}: ${name}`),
+      ...this.processes.map(({ pid, name }) => `process ${pid}: ${name.slice(0, 150)}`),
       ...this.mounts.map((path) => `mount ${path}`),
       ...this.directories.map((name) => `directory ${name}`),
     ];
+  }
+
+  #one(what: string, is: (name: string) => boolean): number {
+    const [found, ...more] = this.processes.filter(({ name }) => is(name));
+    if (found === undefined || more.length > 0) {
+      throw new Error(`expected one ${what}, got ${found === undefined ? 0 : 1 + more.length}`);
+    }
+    return found.pid;
   }
 
   /** Ends what is left, by process: a test that failed must not spoil the next. */
