@@ -4,9 +4,9 @@ import { TextTail } from './text-tail.ts';
 import { GuestPanicError, VmError, VmTimeoutError } from './vm-error.ts';
 
 const logBytesMax = 1 << 20;
-const panicWords = /Kernel panic - not syncing[^\n]*/;
-/** Longer than panicWords' fixed part: a line that two chunks share is still found. */
-const overlapCharacters = 64;
+const panicWords = 'Kernel panic - not syncing';
+/** A panic's line that is longer is cut. */
+const panicLineMax = 1024;
 
 export interface ExpectOptions {
   readonly timeoutMs: number;
@@ -22,6 +22,7 @@ interface Waiter {
 export class SerialConsole {
   readonly #log = new TextTail(logBytesMax);
   readonly #waiters = new Set<Waiter>();
+  /** What may be the beginning of a panic's line. */
   #recent = '';
   #panic: string | undefined;
   #ended = false;
@@ -38,6 +39,7 @@ export class SerialConsole {
     stream.on('error', () => {}); // QEMU is gone; 'close' follows
     stream.once('close', () => {
       this.#ended = true;
+      if (this.#recent.startsWith(panicWords)) this.#panicked(this.#recent);
       for (const waiter of [...this.#waiters]) {
         if (!waiter.check()) waiter.fail(new VmError('the console closed'));
       }
@@ -106,12 +108,24 @@ export class SerialConsole {
     });
   }
 
+  /** The kernel's words come in pieces, often byte by byte: a panic is one when its line is whole. */
   #watchForPanic(chunk: Buffer): void {
     if (this.#panic !== undefined) return;
-    this.#recent = this.#recent.slice(-overlapCharacters) + chunk.toString('latin1');
-    const found = panicWords.exec(this.#recent);
-    if (!found) return;
-    this.#panic = found[0].trim();
+    const text = this.#recent + chunk.toString('latin1');
+    const start = text.indexOf(panicWords);
+    if (start < 0) {
+      this.#recent = text.slice(-panicWords.length);
+      return;
+    }
+    const line = text.slice(start, start + panicLineMax);
+    const end = line.indexOf('\n');
+    if (end < 0 && line.length < panicLineMax) this.#recent = line;
+    else this.#panicked(end < 0 ? line : line.slice(0, end));
+  }
+
+  #panicked(line: string): void {
+    this.#recent = '';
+    this.#panic = line.trim();
     for (const waiter of [...this.#waiters]) {
       if (!waiter.check()) waiter.fail(new GuestPanicError(this.#panic));
     }

@@ -1,3 +1,6 @@
+/** A console says its bytes one by one: more pieces than these are put together. */
+const chunksMax = 1024;
+
 /** The end of a text that grows without end: the last `maxBytes` or so of it, as lines. */
 export class TextTail {
   readonly #maxBytes: number;
@@ -17,6 +20,7 @@ export class TextTail {
       this.#bytes -= dropped.length;
       this.#droppedBytes += dropped.length;
     }
+    if (this.#chunks.length > chunksMax) this.#join();
   }
 
   /** Bytes that are no longer held. */
@@ -25,8 +29,17 @@ export class TextTail {
   }
 
   toString(): string {
-    if (this.#chunks.length > 1) this.#chunks.splice(0, Infinity, Buffer.concat(this.#chunks));
+    if (this.#chunks.length > 1) this.#join();
     return (this.#chunks[0] ?? Buffer.alloc(0)).toString('utf8').replaceAll('\r', '');
+  }
+
+  /** Into one piece, cut to the bound: a piece that grew with each join would never be dropped. */
+  #join(): void {
+    const all = Buffer.concat(this.#chunks);
+    const kept = all.subarray(Math.max(0, all.length - this.#maxBytes));
+    this.#chunks.splice(0, Infinity, kept);
+    this.#droppedBytes += all.length - kept.length;
+    this.#bytes = kept.length;
   }
 
   lastLines(count: number): string {

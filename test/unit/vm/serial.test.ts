@@ -49,10 +49,22 @@ describe('the serial console', () => {
         stream.write(text);
         expect(await waiting).toBeInstanceOf(GuestPanicError);
         expect(panics).toBe(1);
-        expect(console.panic).toMatch(/^Kernel panic - not syncing/);
+        expect(console.panic).toBe('Kernel panic - not syncing: VFS: no root');
       }),
       { numRuns: 25 },
     );
+  });
+
+  it('has the whole line of a panic that comes byte by byte, or that the end cuts off', async () => {
+    const words = 'Kernel panic - not syncing: VFS: Unable to mount root fs';
+    for (const end of ['\r\n', '']) {
+      const stream = new PassThrough();
+      const console = new SerialConsole(stream);
+      for (const byte of Buffer.from(`[ 1.0] ${words}${end}`)) stream.write(Buffer.of(byte));
+      stream.end();
+      await new Promise((resolve) => stream.once('close', resolve));
+      expect(console.panic).toBe(words);
+    }
   });
 
   it('picks the lines in which the kernel complains', async () => {
@@ -65,6 +77,15 @@ describe('the serial console', () => {
 });
 
 describe('a text tail', () => {
+  it('keeps its bound too where it is read after each piece', () => {
+    const tail = new TextTail(100);
+    for (let i = 0; i < 200; i++) {
+      tail.push(Buffer.from('0123456789'));
+      expect(tail.toString().length).toBeLessThanOrEqual(110);
+    }
+    expect(tail.toString().length + tail.droppedBytes).toBe(2000);
+  });
+
   it('keeps the end, and at least its bound, of whatever comes', () => {
     fc.assert(
       fc.property(
