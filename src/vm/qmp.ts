@@ -34,6 +34,8 @@ export class QmpClient {
   readonly #stream: Duplex;
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Set<(event: QmpEvent) => void>();
+  /** Those who wait for an event: what tells each that none will come. */
+  readonly #awaiting = new Set<(error: Error) => void>();
   readonly #greeting: Promise<string>;
   #onGreeting: (version: string) => void = () => {};
   #onNoGreeting: (error: Error) => void = () => {};
@@ -85,19 +87,28 @@ export class QmpClient {
     return () => this.#listeners.delete(listener);
   }
 
-  /** The first event of that name from now on. @throws VmTimeoutError */
+  /** The first event of that name from now on. @throws VmTimeoutError; VmError as `execute` */
   async event(name: string, timeoutMs: number): Promise<QmpEvent> {
+    if (this.#closed) throw this.#closed;
     return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        off();
-        reject(new VmTimeoutError(`expected QMP event ${name} within ${timeoutMs / 1000} s`));
-      }, timeoutMs);
-      const off = this.onEvent((event) => {
-        if (event.event !== name) return;
+      const leave = () => {
         clearTimeout(timer);
         off();
+        this.#awaiting.delete(fail);
+      };
+      const fail = (error: Error) => {
+        leave();
+        reject(error);
+      };
+      const off = this.onEvent((event) => {
+        if (event.event !== name) return;
+        leave();
         resolve(event);
       });
+      this.#awaiting.add(fail);
+      const late = () =>
+        fail(new VmTimeoutError(`expected QMP event ${name} within ${timeoutMs / 1000} s`));
+      const timer = setTimeout(late, timeoutMs);
     });
   }
 
@@ -187,6 +198,7 @@ export class QmpClient {
       reject(new VmError(`${error.message} before it answered ${command}`));
     }
     this.#pending.clear();
+    for (const fail of [...this.#awaiting]) fail(error);
   }
 }
 

@@ -95,10 +95,13 @@ describe('the QMP client', () => {
     far.write(greeting);
     const qmp = await QmpClient.connect(near);
     const waiting = expect(qmp.execute('query-status')).rejects.toThrow(/before it answered/);
+    const event = expect(qmp.event('STOP', 60_000)).rejects.toThrow(/closed its QMP/);
     const quitting = qmp.quit();
     far.end();
     await waiting;
+    await event;
     await quitting;
+    await expect(qmp.event('STOP', 60_000)).rejects.toThrow(/closed its QMP/);
   });
 
   it.each(['not JSON\n', '[1]\n', '17\n'])('drops a peer that says %j', async (text) => {
