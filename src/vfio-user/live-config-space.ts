@@ -36,6 +36,8 @@ export class LiveConfigSpace {
   readonly #msi: number | undefined;
   readonly #msix: number | undefined;
   readonly #power: number | undefined;
+  /** Bus mastering, as it was last told. */
+  #toldMaster = false;
 
   /** @throws RangeError where the function's capabilities do not fit */
   constructor(endpoint: PciEndpoint, events: ConfigEvents) {
@@ -85,7 +87,7 @@ export class LiveConfigSpace {
 
   /** Writes what may be written of `from` at `offset`, then tells what it meant. */
   write(offset: number, from: Uint8Array): void {
-    const { busMaster, intxDisabled } = this;
+    const { intxDisabled } = this;
     const power = this.#word(this.#power, 4) & POWER_STATE;
     for (let i = 0; i < from.length; i++) {
       const mask = this.#writable[offset + i] as number;
@@ -101,15 +103,21 @@ export class LiveConfigSpace {
       this.#events.reset('power-state');
       return;
     }
-    if (this.busMaster !== busMaster) this.#events.busMaster(this.busMaster);
+    this.#tellMaster();
     if (this.intxDisabled !== intxDisabled) this.#events.intxDisable();
   }
 
   /** Back to the state after power-on; tells of bus mastering that ends by it. */
   reset(): void {
-    const { busMaster } = this;
     this.#bytes.set(this.#initial);
-    if (busMaster) this.#events.busMaster(false);
+    this.#tellMaster();
+  }
+
+  /** A long write may clear the bit and begin a reset at once: what counts is what was told. */
+  #tellMaster(): void {
+    if (this.busMaster === this.#toldMaster) return;
+    this.#toldMaster = this.busMaster;
+    this.#events.busMaster(this.#toldMaster);
   }
 
   /** Initiate Function Level Reset reads as zero: PCIe base specification section 7.5.3.4. */

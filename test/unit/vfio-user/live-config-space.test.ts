@@ -81,3 +81,17 @@ test('a reset gives back the bytes of power-on', () => {
   space.read(0, after);
   expect(after).toEqual(fresh);
 });
+
+test('bus mastering ends though one long write clears its bit and begins a reset', () => {
+  const { space, events } = made();
+  space.write(4, new Uint8Array([4, 0]));
+  const long = new Uint8Array(256);
+  space.read(0, long);
+  long[4] = 0;
+  // Initiate Function Level Reset, wherever the capability lies.
+  for (let at = 0x40; at < 256; at++) long[at] = 0xff;
+  space.write(0, long);
+  expect(events).toContain('function-level');
+  space.reset();
+  expect(events.filter((event) => event.startsWith('master'))).toEqual(['master on', 'master off']);
+});
