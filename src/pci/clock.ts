@@ -5,7 +5,7 @@
 export interface Clock {
   /** Nanoseconds since some fixed moment; never goes back. */
   readonly nowNs: number;
-  /** Calls back once, `delayNs` nanoseconds from now or later, never before it returns. */
+  /** Calls back once, `delayNs` nanoseconds from now as nearly as it can, never before it returns. */
   after(delayNs: number, callback: () => void): Alarm;
 }
 

@@ -82,9 +82,9 @@ export function functionShape(type: FunctionClass, instance: object): FunctionSh
       capabilities.push(expressCapability(express === true ? {} : express));
     }
     const msi = interrupts.msi ?? 0;
-    if (msi > 0) capabilities.push(msiCapability({ vectors: msi }));
+    if (msi !== 0) capabilities.push(msiCapability({ vectors: msi }));
     const msix = msixVectors(interrupts.msix);
-    if (interrupts.msix !== undefined && msix > 0) {
+    if (interrupts.msix !== undefined && msix !== 0) {
       const place = placeMsix(interrupts.msix, plans, windows, taken);
       capabilities.push(msixCapability({ vectors: msix, ...place }));
     }

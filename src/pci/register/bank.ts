@@ -1,5 +1,5 @@
+import { AddressMap, type RamWindow } from './address-map.ts';
 import type { Cell } from './cell.ts';
-import type { Ram } from './register.ts';
 
 /** What a bank needs of the function it belongs to. */
 export interface BankHost {
@@ -17,15 +17,6 @@ export interface BankOptions {
   readonly decodes: number;
 }
 
-/** A piece of plain memory in the BAR. */
-export interface RamWindow extends Ram {
-  readonly name: string;
-  readonly bytes: Uint8Array;
-}
-
-/** BARs whose last register ends below this get a plain table, others a Map. */
-const TABLE_BYTES_MAX = 0x1_0000;
-
 const NO_REGISTER = 'no register is there';
 const NO_WIDTH = 'the register does not take this width';
 const NOT_DECODED = 'the BAR does not decode this width';
@@ -37,11 +28,7 @@ const NOT_DECODED = 'the BAR does not decode this width';
  * Values travel as 32-bit halves; where a half is signed, only its bits count.
  */
 export class RegisterBank {
-  readonly #table: (Cell | undefined)[] = [];
-  readonly #sparse = new Map<number, Cell>();
-  readonly #tableEnd: number;
-  /** Registers of 8 and 16 bits, which share a table entry, by their offset. */
-  readonly #narrow = new Map<number, Cell>();
+  readonly #map: AddressMap;
   readonly #windows: readonly RamWindow[];
   readonly #u8: Uint8Array;
   readonly #u16: Uint16Array;
@@ -61,14 +48,12 @@ export class RegisterBank {
   ) {
     this.#options = options;
     this.#absent = options.unmodelled === 'ones' ? -1 : 0;
+    this.#map = new AddressMap(cells, windows);
     this.#windows = windows;
     this.#u8 = new Uint8Array(storage);
     this.#u16 = new Uint16Array(storage);
     this.#u32 = new Uint32Array(storage);
-    const end = cells.reduce((last, cell) => Math.max(last, cell.end), 0);
-    this.#tableEnd = end <= TABLE_BYTES_MAX ? end : 0;
-    for (let at = 0; at < this.#tableEnd; at += 4) this.#table.push(undefined);
-    for (const cell of cells) this.#enter(cell);
+    for (const cell of cells) this.#storeReset(cell);
     this.#atReset = this.#u8.slice();
   }
 
@@ -153,55 +138,15 @@ export class RegisterBank {
     this.#inPieces(offset, from, 'write');
   }
 
-  #enter(cell: Cell): void {
-    for (let index = 0; index < cell.count; index++) {
-      const offset = cell.offset + index * cell.stride;
-      if (cell.width < 4) {
-        this.#narrow.set(offset, cell);
-      } else {
-        for (let at = offset; at < offset + cell.width; at += 4) {
-          if (this.#tableEnd > 0) this.#table[at >>> 2] = cell;
-          else this.#sparse.set(at, cell);
-        }
-      }
-      this.#store(cell, index, Number(cell.reset & 0xffff_ffffn), Number(cell.reset >> 32n));
-    }
-  }
-
-  /** The register that holds the byte at `offset`. */
-  #find(offset: number): Cell | undefined {
-    if (offset < this.#tableEnd) {
-      const cell = this.#table[offset >>> 2];
-      if (cell !== undefined) return cell;
-    } else if (this.#sparse.size > 0) {
-      const cell = this.#sparse.get(offset - (offset & 3));
-      if (cell !== undefined) return cell;
-    }
-    if (this.#narrow.size === 0) return undefined;
-    const cell = this.#narrow.get(offset) ?? this.#narrow.get(offset - 1);
-    return cell !== undefined && (cell.width === 2 || this.#narrow.has(offset)) ? cell : undefined;
-  }
-
-  #window(offset: number, length: number): RamWindow | undefined {
-    for (const window of this.#windows) {
-      if (offset >= window.offset && offset + length <= window.offset + window.length) {
-        return window;
-      }
-    }
-    return undefined;
-  }
-
-  /** True where a register or memory lies anywhere in the range, which is at most 8 bytes. */
-  #touches(offset: number, length: number): boolean {
-    for (let at = offset; at < offset + length; at++) {
-      if (this.#find(at) !== undefined || this.#window(at, 1) !== undefined) return true;
-    }
-    return false;
+  #storeReset(cell: Cell): void {
+    const low = Number(cell.reset & 0xffff_ffffn);
+    const high = Number(cell.reset >> 32n);
+    for (let index = 0; index < cell.count; index++) this.#store(cell, index, low, high);
   }
 
   /** An aligned read of 1, 2 or 4 bytes. */
   #readPart(offset: number, width: 1 | 2 | 4): number {
-    const cell = this.#find(offset);
+    const cell = this.#map.find(offset);
     if (
       cell !== undefined &&
       (cell.widths & width) !== 0 &&
@@ -234,7 +179,7 @@ export class RegisterBank {
       return 0;
     }
     if (cell === undefined) {
-      const window = this.#window(offset, width);
+      const window = this.#map.window(offset, width);
       if (window !== undefined) {
         const at = offset - window.offset;
         let value = 0;
@@ -257,7 +202,7 @@ export class RegisterBank {
       this.#high = 0;
       return 0;
     }
-    const cell = this.#find(offset);
+    const cell = this.#map.find(offset);
     if (cell !== undefined && cell.width === 8 && (cell.widths & 8) !== 0) {
       const index = indexOf(cell, offset);
       if (cell.only === 'write') {
@@ -274,7 +219,7 @@ export class RegisterBank {
       this.#high = high & cell.readable.hi;
       return low & cell.readable.lo;
     }
-    const window = cell === undefined ? this.#window(offset, 8) : undefined;
+    const window = cell === undefined ? this.#map.window(offset, 8) : undefined;
     if (window !== undefined || this.#splits(cell, offset, 8)) {
       const low = this.#readPart(offset, 4);
       this.#high = this.#readPart(offset + 4, 4);
@@ -286,7 +231,7 @@ export class RegisterBank {
 
   /** An aligned write of 1, 2 or 4 bytes; bits of `value` above the width do not count. */
   #writePart(offset: number, width: 1 | 2 | 4, value: number): void {
-    const cell = this.#find(offset);
+    const cell = this.#map.find(offset);
     if (
       cell !== undefined &&
       (cell.widths & width) !== 0 &&
@@ -310,7 +255,7 @@ export class RegisterBank {
       return;
     }
     if (cell === undefined) {
-      const window = this.#window(offset, width);
+      const window = this.#map.window(offset, width);
       if (window !== undefined) {
         const at = offset - window.offset;
         for (let n = 0; n < width; n++) window.bytes[at + n] = value >>> (8 * n);
@@ -328,7 +273,7 @@ export class RegisterBank {
 
   /** An aligned write of 8 bytes. */
   #writeWhole(offset: number, low: number, high: number): void {
-    const cell = this.#find(offset);
+    const cell = this.#map.find(offset);
     if ((this.#options.decodes & 8) === 0) {
       this.#misfit(offset, 8, 'write', NOT_DECODED);
       return;
@@ -337,7 +282,7 @@ export class RegisterBank {
       this.#assign(cell, indexOf(cell, offset), low, high, -1, -1);
       return;
     }
-    const window = cell === undefined ? this.#window(offset, 8) : undefined;
+    const window = cell === undefined ? this.#map.window(offset, 8) : undefined;
     if (window !== undefined || this.#splits(cell, offset, 8)) {
       this.#writePart(offset, 4, low);
       this.#writePart(offset + 4, 4, high);
@@ -416,7 +361,7 @@ export class RegisterBank {
   /** True where an access that fits no register as a whole is to be split in halves. */
   #splits(cell: Cell | undefined, offset: number, width: number): boolean {
     if (this.#options.wide === 'refuse') return false;
-    if (cell === undefined) return this.#touches(offset, width);
+    if (cell === undefined) return this.#map.touches(offset, width);
     return cell.width < width || (cell.width === width && (cell.widths & (width - 1)) !== 0);
   }
 

@@ -1,5 +1,6 @@
 import type { BarWindow } from '../endpoint.ts';
-import { type RamWindow, RegisterBank } from './bank.ts';
+import type { RamWindow } from './address-map.ts';
+import { RegisterBank } from './bank.ts';
 import { Cell, fieldMask } from './cell.ts';
 import type { FieldMap } from './field.ts';
 import type {

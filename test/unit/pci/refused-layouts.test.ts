@@ -95,6 +95,16 @@ describe('a function is refused when it is looked at, naming the class', () => {
     expect(() => new Fuller().bars).toThrow(/no BAR is free for the MSI-X table/);
   });
 
+  it.each([{ msi: -1 }, { msi: 3 }, { msix: -1 }, { msix: 2049 }])(
+    'with a number of vectors that there cannot be: %j',
+    (interrupts) => {
+      class Odd extends Testee {
+        static override readonly interrupts = interrupts;
+      }
+      expect(() => new Odd().capabilities).toThrow(/Odd: expected .* MSI(-X)? vectors, got/);
+    },
+  );
+
   it('without an id, or with one that does not fit', () => {
     class Nameless extends PciFunction {}
     expect(() => new Nameless().identity).toThrow(/Nameless: expected static readonly id/);
