@@ -7,13 +7,16 @@ export const mirrorVariable = 'SEALBUS_DEBIAN_MIRROR';
 const fields = ['SITE', 'RELEASE', 'COMPONENT', 'CREATED_BY', 'ORIGIN'] as const;
 const format = fields.map((field) => `$(${field})`).join('|');
 
-/** Debian's releases that carry no point updates of another (`bookworm`, not `bookworm-updates`). */
-const releasePattern = /^(oldoldstable|oldstable|stable|testing|unstable|sid|[a-z]+)$/;
+/** Names of releases and of suites, but not of updates to another (`bookworm-updates`). */
+const releasePattern = /^[a-z]+$/;
+
+/** It goes into a line of sources.list: a space or a bracket would change what that line means. */
+const addressPattern = /^[a-z][a-z0-9+.-]*:[^\s[\]#"']+$/i;
 
 /**
  * Picks the archive that carries Debian's main component out of `apt-get indextargets`, one target
- * a line as {@link format} has it: not security, not another vendor's. Fields that APT does not
- * know yet (no index was ever fetched) come unexpanded.
+ * a line as {@link format} has it: not security, not another vendor's, not a disc. Fields that APT
+ * does not know yet (no index was ever fetched) come unexpanded.
  */
 export function pickArchive(indexTargets: string): string | undefined {
   const sites = indexTargets
@@ -29,6 +32,7 @@ export function pickArchive(indexTargets: string): string | undefined {
     }))
     .filter(({ createdBy, component }) => createdBy === 'Packages' && component === 'main')
     .filter(({ origin }) => origin === 'Debian' || origin.startsWith('$('))
+    .filter(({ site }) => addressPattern.test(site) && !site.startsWith('cdrom:'))
     .filter(({ site, release }) => !/security/.test(site) && releasePattern.test(release));
   // What says that it is Debian goes before what says nothing.
   return (sites.find(({ origin }) => origin === 'Debian') ?? sites[0])?.site;
@@ -50,7 +54,7 @@ export async function archiveAddress(
       })
     ).stdout;
   const found = pickArchive(await ask()) ?? pickArchive(await ask('--no-release-info'));
-  if (found) return checkedAddress(found);
+  if (found) return found;
   throw new SetupError({
     expected: "the address of a Debian archive in the host's APT configuration",
     got: 'none that carries a Debian release with component main',
@@ -59,8 +63,7 @@ export async function archiveAddress(
 }
 
 function checkedAddress(address: string): string {
-  // It goes into a line of sources.list: a space or a bracket would change what that line means.
-  if (/^[a-z][a-z0-9+.-]*:[^\s[\]#"']+$/i.test(address)) return address.replace(/\/+$/, '');
+  if (addressPattern.test(address)) return address.replace(/\/+$/, '');
   throw new SetupError({
     expected: `an address such as scheme://host/path in ${mirrorVariable}`,
     got: JSON.stringify(address),

@@ -1,6 +1,6 @@
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import { foundParts } from './ensure-parts.ts';
-import { findProgram, installCommand } from './host-programs.ts';
+import { findProgram, installCommand, libcHeader } from './host-programs.ts';
 import { cacheRoot } from './part-cache.ts';
 import type { PartReport, Parts } from './parts.ts';
 import { SetupError } from './setup-error.ts';
@@ -45,25 +45,30 @@ function part(
   return { ...base, found: true, version, where };
 }
 
-/** Programs of the host: name, what it is for, whether everything needs it, Debian's package. */
+/** Programs (and headers) of the host: name, what it is for, whether everything needs it, Debian's package. */
 const programs = [
   ['gcc', 'builds libvfio-user and guest drivers', true],
+  ['libc headers', 'what gcc builds needs them', true],
   ['make', 'builds guest drivers', true],
   ['apt-get', 'fetches parts', false],
   ['dpkg-deb', 'unpacks parts', false],
   ['tar', 'unpacks parts', false],
   ['xz', 'unpacks parts', false],
-  ['setpriv', 'ends what set-up runs when set-up is killed', false],
+  ['setpriv', 'ends QEMU and what set-up runs when sealbus is killed', false],
   ['fusermount3', 'mounts sealed RAM where the caller is not root', false],
 ] as const;
 
 function programReports(): PartReport[] {
   return programs.map(([name, purpose, required]) => {
-    const where = findProgram(name);
+    const where = name === 'libc headers' ? found(libcHeader) : findProgram(name);
     const base = { name, kind: 'program', required } as const;
     if (where) return { ...base, found: true, where };
     return { ...base, found: false, remedy: `${purpose}: as root, ${installCommand([name])}` };
   });
+}
+
+function found(path: string): string | undefined {
+  return existsSync(path) ? path : undefined;
 }
 
 function deviceReports(): PartReport[] {

@@ -5,7 +5,7 @@ import { delimiter, isAbsolute, join } from 'node:path';
 /** Debian's package for each program that a minimal system may lack. */
 export const packageOf: Readonly<Record<string, readonly string[]>> = {
   gcc: ['gcc', 'libc6-dev'],
-  'the headers of libc': ['libc6-dev'],
+  'libc headers': ['libc6-dev'],
   make: ['make'],
   xz: ['xz-utils'],
   'apt-get': ['apt'],
@@ -14,13 +14,15 @@ export const packageOf: Readonly<Record<string, readonly string[]>> = {
   fusermount3: ['fuse3'],
 };
 
+/** A file that every program in C needs; gcc may come without it where recommended packages are off. */
+export const libcHeader = '/usr/include/features.h';
+
 const neededPrograms = ['apt-get', 'apt-cache', 'dpkg-deb', 'tar', 'xz', 'gcc', 'make'] as const;
 
 /** @returns what set-up runs or compiles with and the host lacks; names that `packageOf` knows. */
 export function absentFromHost(): readonly string[] {
   const absent: string[] = neededPrograms.filter((name) => findProgram(name) === undefined);
-  // gcc may come without them, as apt-get installs it where recommended packages are off.
-  if (!existsSync('/usr/include/features.h')) absent.push('the headers of libc');
+  if (!existsSync(libcHeader)) absent.push('libc headers');
   return absent;
 }
 

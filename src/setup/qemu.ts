@@ -154,6 +154,8 @@ async function probed(root: string, path: string, signal?: AbortSignal): Promise
     modified_ms: file.mtimeMs,
     ...(await ask([path], {}, signal)),
   };
+  // One that gave no version may lack a library or have run out of time: it may do next time.
+  if (probe.version === '') return probe;
   try {
     writeFileSync(note, JSON.stringify(probe));
   } catch {

@@ -19,6 +19,14 @@ test('the archive is Debian’s main one: not security, not updates, not another
   expect(pickArchive(targets.slice(0, 4).join('\n'))).toBeUndefined();
 });
 
+test('the disc that a host was installed from is not asked, what comes after it is', () => {
+  const disc = target('cdrom://[Debian GNU/Linux 12.5.0 _Bookworm_ - Official]', 'bookworm');
+  const mounted = target('cdrom://Debian_12', 'bookworm');
+  const mirror = target('http://mirror.example/debian', 'bookworm');
+  expect(pickArchive([disc, mounted, mirror].join('\n'))).toBe('http://mirror.example/debian');
+  expect(pickArchive([disc, mounted].join('\n'))).toBeUndefined();
+});
+
 test('fields that APT leaves unexpanded, before its first update, still name the archive', () => {
   const unknown = '$(ORIGIN)';
   const targets = [
