@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // The `sealbus` command: runs src/cli/main.ts with a Node that can, whichever Node started it.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,8 +10,8 @@ import { fileURLToPath } from 'node:url';
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const modules = join(root, 'node_modules');
 
-// Not ready to run: a fresh clone, or an install that was cut short.
-if (!existsSync(join(modules, '.sealbus-lock'))) {
+// A fresh clone, an install that was cut short, or one of another package-lock.json.
+if (!isInstalled()) {
   const { status } = spawnSync(process.execPath, [join(root, 'scripts/bootstrap.mjs')], {
     stdio: ['ignore', process.stderr, 'inherit'],
   });
@@ -26,6 +27,17 @@ if (!existsSync(node)) {
   process.exit(1);
 }
 run(node, [...process.execArgv, join(root, 'src/cli/main.ts'), ...process.argv.slice(2)]);
+
+/** Whether bootstrap.mjs has nothing to do: it would take a Node's start to say so itself. */
+function isInstalled() {
+  const lock = readFileSync(join(root, 'package-lock.json'));
+  try {
+    const stamp = readFileSync(join(modules, '.sealbus-lock'), 'utf8');
+    return stamp.trim() === createHash('sha256').update(lock).digest('hex');
+  } catch {
+    return false;
+  }
+}
 
 function isNewEnough(/** @type {string} */ version) {
   const [major = 0, minor = 0] = version.split('.').map(Number);

@@ -37,3 +37,10 @@ test('no file names the host of a package registry or archive', () => {
   expect(files.length).toBeGreaterThan(10);
   expect(naming).toEqual([]);
 });
+
+test('every npm script that a fresh clone is told of installs the packages first', () => {
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  for (const name of ['start', 'test', 'bench', 'setup']) {
+    expect(scripts[`pre${name}`], name).toBe('node scripts/bootstrap.mjs');
+  }
+});
