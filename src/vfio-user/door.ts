@@ -31,6 +31,8 @@ const WAITING_MAX = 8;
 const VERSION_BYTES_MAX = 4096;
 const VERSION_WAIT_MS = 5000;
 const BACKLOG = 16;
+/** Where no connection can be taken (no descriptor is left): how long until the next try. */
+const ACCEPT_AGAIN_MS = 100;
 
 export interface DoorEvents {
   /**
@@ -55,6 +57,7 @@ export class Door {
   readonly #waiting = new Set<Waiting>();
   readonly #events: DoorEvents;
   readonly #message = new MessageBuffer(VERSION_BYTES_MAX);
+  #closed = false;
 
   /**
    * Listens at `path`; the file is for the owner alone. A socket file that nobody listens at (of a
@@ -74,6 +77,7 @@ export class Door {
 
   /** Lets nobody in any more and removes the socket file, where it is still ours. */
   close(): void {
+    this.#closed = true;
     this.#watch.close();
     close(this.#listening);
     for (const waiting of [...this.#waiting]) this.#turnAway(waiting);
@@ -82,8 +86,9 @@ export class Door {
   }
 
   #accept(): void {
-    for (let turn = 0; turn < WAITING_MAX; turn++) {
-      const connection = acceptUnix(this.#listening);
+    // Whoever is told of a client may close the door: its descriptor is not ours any more then.
+    for (let turn = 0; turn < WAITING_MAX && !this.#closed; turn++) {
+      const connection = this.#nextConnection();
       if (connection === undefined) return;
       const [oldest] = this.#waiting;
       if (oldest !== undefined && this.#waiting.size >= WAITING_MAX) {
@@ -101,6 +106,18 @@ export class Door {
       this.#waiting.add(waiting);
       // Most have sent their version, or have gone, before they are accepted.
       this.#greet(waiting);
+    }
+  }
+
+  #nextConnection(): number | undefined {
+    try {
+      return acceptUnix(this.#listening);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      this.#events.log(`cannot take a connection now: ${error.message}`);
+      this.#watch.pause();
+      setTimeout(() => this.#watch.resume(), ACCEPT_AGAIN_MS);
+      return undefined;
     }
   }
 

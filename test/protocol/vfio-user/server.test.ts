@@ -445,6 +445,21 @@ describe('clients come and go', () => {
     await expect(client.readRegister(0, 0)).rejects.toThrow(/ended/);
   });
 
+  test('close() by whoever is told of a client is the end, and nothing fails after it', async () => {
+    let made: Bench | undefined;
+    const uncaught: unknown[] = [];
+    const onUncaught = (error: unknown) => uncaught.push(error);
+    process.on('uncaughtException', onUncaught);
+    toClose.push({ [Symbol.dispose]: () => process.off('uncaughtException', onUncaught) });
+    made = await served({ onConnection: (connected) => connected && made?.server.close() });
+    const { path } = made;
+    const client = await attached(path);
+    await expect(client.readConfig(0)).rejects.toThrow(/connection ended/);
+    expect(existsSync(path)).toBe(false);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(uncaught).toEqual([]);
+  });
+
   test('close() inside an access lets the access end first', async () => {
     const { path, server, device } = await served();
     const client = await attached(path);
