@@ -41,6 +41,7 @@ struct session {
 	int status;
 	int fd[3];		/* the parent's ends; -1 where closed */
 	uint32_t credit[3];	/* bytes of stdout and stderr the host still takes */
+	uint32_t left[3];	/* after its end: bytes that are still to be sent */
 	char *input;		/* ring of AGENT_WINDOW bytes for stdin */
 	uint32_t input_start, input_length;
 	char input_last;	/* its last byte; a newline where there was none */
@@ -464,10 +465,14 @@ static int forward_output(struct session *session, int stream)
 	size_t most = session->credit[stream];
 	ssize_t got;
 
-	if (session->fd[stream] < 0 || !most)
+	if (session->fd[stream] < 0)
 		return 0;
 	if (most > sizeof(bytes))
 		most = sizeof(bytes);
+	if (session->exited && most > session->left[stream])
+		most = session->left[stream];
+	if (!most)
+		return 0;
 	got = read(session->fd[stream], bytes, most);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
@@ -476,6 +481,8 @@ static int forward_output(struct session *session, int stream)
 		return 0;
 	}
 	session->credit[stream] -= got;
+	if (session->exited)
+		session->left[stream] -= got;
 	send_frame(session->id, AGENT_OUTPUT, stream, bytes, got);
 	return 1;
 }
@@ -491,10 +498,32 @@ static void settle(struct session *session)
 	for (stream = 1; stream < 3; stream++) {
 		while (forward_output(session, stream))
 			;
-		if (session->fd[stream] >= 0 && !session->credit[stream])
+		if (session->fd[stream] >= 0 && session->left[stream] &&
+		    !session->credit[stream])
 			return;
 	}
 	end_session(session);
+}
+
+/*
+ * A process that was left behind may write without end: so much is the
+ * command's, at most. A terminal holds less than a window, but does not say.
+ */
+static void note_left(struct session *session)
+{
+	int stream;
+
+	for (stream = 1; stream < 3; stream++) {
+		int bytes = 0;
+
+		if (session->fd[stream] < 0)
+			continue;
+		if (session->pty)
+			bytes = AGENT_WINDOW;
+		else
+			ioctl(session->fd[stream], FIONREAD, &bytes);
+		session->left[stream] = bytes;
+	}
 }
 
 static void reap(void)
@@ -507,6 +536,7 @@ static void reap(void)
 			if (sessions[i].id && sessions[i].pid == pid) {
 				sessions[i].exited = 1;
 				sessions[i].status = status;
+				note_left(&sessions[i]);
 			}
 }
 
@@ -532,8 +562,10 @@ static void handle_frame(const struct agent_frame *frame, char *payload)
 		handle_input(session, payload, frame->length);
 		return;
 	case AGENT_SIGNAL:
-		if (value && value < NSIG && !session->exited)
-			kill(-session->pid, value);
+		/* A child that has just been forked is in our process group yet. */
+		if (value && value < NSIG && !session->exited &&
+		    kill(-session->pid, value))
+			kill(session->pid, value);
 		return;
 	case AGENT_WINDOW_SIZE:
 		if (session->pty && session->fd[1] >= 0) {

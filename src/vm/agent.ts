@@ -4,6 +4,7 @@ import {
   agentVersion,
   encodeFrame,
   encodeStart,
+  encodeUint32,
   type Frame,
   FrameReader,
   frameType,
@@ -99,9 +100,16 @@ export class Agent {
   }
 
   #handle(frame: Frame): void {
-    // A session that was given up may still speak: to nobody.
+    const session = this.#sessions.get(frame.session);
     if (frame.type === frameType.hello) this.#greet(frame.payload);
-    else this.#sessions.get(frame.session)?.take(frame);
+    else if (session !== undefined) session.take(frame);
+    else if (frame.type === frameType.output) this.#drop(frame);
+  }
+
+  /** What a session that was given up still says: with its credit back it can come to its end. */
+  #drop({ session, stream, payload }: Frame): void {
+    if (stream !== 1 && stream !== 2) return;
+    this.#send(encodeFrame(frameType.credit, session, stream, encodeUint32(payload.length)));
   }
 
   #greet(payload: Buffer): void {

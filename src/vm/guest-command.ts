@@ -118,7 +118,10 @@ export class GuestCommand {
       this.signal(SIGTERM);
       this.#timers.push(setTimeout(() => this.signal(SIGKILL), killAfterMs));
       // A guest that no longer answers does not hold up the caller.
-      const giveUp = () => this.finish({ exitCode: timeoutExitCode, ended: 'timed-out' });
+      const giveUp = () => {
+        this.#giveAllCredit();
+        this.finish({ exitCode: timeoutExitCode, ended: 'timed-out' });
+      };
       this.#timers.push(setTimeout(giveUp, 2 * killAfterMs));
     };
     this.#timers.push(setTimeout(terminate, timeoutMs));
@@ -192,10 +195,7 @@ export class GuestCommand {
     this.#granted[number] = granted - payload.length;
     const consumed = () => {
       this.#granted[number] = (this.#granted[number] ?? 0) + payload.length;
-      if (this.#over || this.#exit) return;
-      this.#send(
-        encodeFrame(frameType.credit, this.#session, number as 1 | 2, encodeUint32(payload.length)),
-      );
+      if (!this.#over && !this.#exit) this.#giveCredit(number, payload.length);
     };
     const sink = this.#sinks[number];
     if (!sink || sink.destroyed) {
@@ -208,6 +208,20 @@ export class GuestCommand {
       consumed();
       this.#settle();
     });
+  }
+
+  #giveCredit(streamNumber: number, bytes: number): void {
+    const payload = encodeUint32(bytes);
+    this.#send(encodeFrame(frameType.credit, this.#session, streamNumber as 1 | 2, payload));
+  }
+
+  /** A session without credit would stay in the guest for good, and fill one of its places. */
+  #giveAllCredit(): void {
+    if (this.#exit) return;
+    for (const number of [stream.stdout, stream.stderr]) {
+      const missing = windowBytes - (this.#granted[number] ?? 0);
+      if (missing > 0) this.#giveCredit(number, missing);
+    }
   }
 
   #exited({ payload }: Frame): void {
