@@ -123,8 +123,7 @@ export async function probeKvm(
     return { accelerator: 'tcg', why: `KVM does not work here: ${what}${said}` };
   } finally {
     for (const timer of timers) clearTimeout(timer);
-    process.kill('SIGKILL');
-    await process.exited;
+    await process.endNow();
   }
 }
 

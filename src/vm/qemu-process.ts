@@ -108,6 +108,21 @@ export class QemuProcess {
       setTimeout(() => this.kill('SIGTERM'), termAfterMs),
       setTimeout(() => this.kill('SIGKILL'), termAfterMs + killAfterMs),
     ];
+    try {
+      return await this.#exitWithin(termAfterMs + killAfterMs + giveUpAfterMs);
+    } finally {
+      for (const timer of timers) clearTimeout(timer);
+    }
+  }
+
+  /** Ends it by SIGKILL. @throws VmError where even that does not end it */
+  async endNow(): Promise<QemuExit> {
+    this.kill('SIGKILL');
+    return await this.#exitWithin(giveUpAfterMs);
+  }
+
+  async #exitWithin(timeoutMs: number): Promise<QemuExit> {
+    let timer: NodeJS.Timeout | undefined;
     const stuck = new Promise<never>((_resolve, reject) => {
       const say = () =>
         reject(
@@ -116,12 +131,12 @@ export class QemuProcess {
               'SIGKILL: it waits in the kernel, perhaps for a memory controller that is stopped',
           ),
         );
-      timers.push(setTimeout(say, termAfterMs + killAfterMs + giveUpAfterMs));
+      timer = setTimeout(say, timeoutMs);
     });
     try {
       return await Promise.race([this.exited, stuck]);
     } finally {
-      for (const timer of timers) clearTimeout(timer);
+      clearTimeout(timer);
     }
   }
 

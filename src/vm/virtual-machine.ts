@@ -98,8 +98,7 @@ export class VirtualMachine implements AsyncDisposable {
       const seconds = (performance.now() - startedAt) / 1000;
       return new VirtualMachine({ process, console, agent, qmp, ended }, hello, seconds);
     } catch (error) {
-      process.kill('SIGKILL');
-      await process.exited;
+      await process.endNow();
       throw error;
     } finally {
       clearTimeout(timer);
