@@ -1,5 +1,6 @@
 /** scripts/sealbus.mjs: the same arguments, streams, signals and exit code, by whichever Node. */
 import { spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -28,7 +29,10 @@ beforeAll(() => {
   copyFileSync(new URL('../../../scripts/sealbus.mjs', import.meta.url), script);
   writeFileSync(join(root, 'src/cli/main.ts'), main);
   writeFileSync(join(root, 'package.json'), '{ "type": "module" }');
-  writeFileSync(join(root, 'node_modules/.sealbus-lock'), '');
+  const lock = '{ "lockfileVersion": 3 }';
+  writeFileSync(join(root, 'package-lock.json'), lock);
+  const stamp = `${createHash('sha256').update(lock).digest('hex')}\n`; // as bootstrap.mjs leaves it
+  writeFileSync(join(root, 'node_modules/.sealbus-lock'), stamp);
 });
 afterAll(() => rmSync(root, { recursive: true }));
 
@@ -57,4 +61,11 @@ test('a signal sent to the launcher reaches the command', async () => {
   const ended = new Promise((resolve) => child.once('close', resolve));
   child.kill('SIGTERM');
   expect(await ended).toBe(17);
+});
+
+test('packages of another lock file are not run on: set-up comes first, and its failure ends it', () => {
+  writeFileSync(join(root, 'scripts/bootstrap.mjs'), 'process.exit(3)');
+  expect(launch(['exit', '0']).status).toBe(0); // in step: not called
+  writeFileSync(join(root, 'package-lock.json'), '{ "lockfileVersion": 3, "requires": true }');
+  expect(launch(['exit', '0']).status).toBe(3);
 });
