@@ -1,9 +1,10 @@
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { WeakKeyError, XtsError } from '../../../src/crypto/xts-cipher.ts';
+import { socketPair } from '../../../src/ffi/socket-pair.ts';
 import { KEY_SLOTS, keySlot } from '../../../src/keys/key-slot.ts';
 import { KeySlotError, KeyTable, type SlotState } from '../../../src/keys/key-table.ts';
 import { VM_ID_MAX, vmId } from '../../../src/keys/vm-id.ts';
@@ -182,6 +183,22 @@ describe('keys', () => {
       expect(encrypted(second)).toEqual(encrypted(table));
     },
   );
+
+  test('a socket that has only part of a key is refused, not waited for', () => {
+    const key = Uint8Array.from({ length: 64 }, (_, i) => i);
+    const [mine, theirs] = socketPair();
+    try {
+      writeSync(theirs, key.subarray(0, 40));
+      expect(() => table.load(slot, mine)).toThrow(/64 bytes, got 40 and none waiting/);
+      expect(table.describe(slot).state).toBe('empty');
+      writeSync(theirs, key);
+      table.load(slot, mine);
+      expect(table.describe(slot).state).toBe('loaded');
+    } finally {
+      closeSync(mine);
+      closeSync(theirs);
+    }
+  });
 
   test('refuses what is no key, and the slot stays empty', () => {
     const bytes = Uint8Array.from({ length: 64 }, (_, i) => i);
