@@ -104,7 +104,12 @@ export function qemuArguments(description: VirtualMachineDescription): string[] 
   }
   for (const file of description.acpiTables ?? [])
     args.push('-acpitable', `file=${escapeComma(file)}`);
-  for (const entry of description.devices) args.push(...device(deviceProperties(entry)));
+  const shared = devicesOfSeveralFunctions(description.devices);
+  for (const entry of description.devices) {
+    const several = (entry.address & 7) === 0 && shared.has(entry.address >> 3);
+    const properties = deviceProperties(entry);
+    args.push(...device(several ? { ...properties, multifunction: true } : properties));
+  }
   return args;
 }
 
@@ -181,6 +186,13 @@ function slot(address: RequesterId): string {
   return `${(address >> 3).toString(16)}.${address & 7}`;
 }
 
+/** Device numbers at which there is more than function 0: their function 0 has to say so. */
+function devicesOfSeveralFunctions(devices: readonly GuestDevice[]): ReadonlySet<number> {
+  return new Set(
+    devices.filter(({ address }) => (address & 7) !== 0).map(({ address }) => address >> 3),
+  );
+}
+
 function check(description: VirtualMachineDescription): void {
   const { cpus, memory, kernel, devices } = description;
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > 64) {
@@ -207,5 +219,14 @@ function check(description: VirtualMachineDescription): void {
       throw new VmError(`expected a free device address, got ${name}, which is taken`);
     }
     taken.add(address);
+  }
+  for (const number of devicesOfSeveralFunctions(devices)) {
+    const first = (number << 3) as RequesterId;
+    if (!devices.some(({ address }) => address === first)) {
+      throw new VmError(
+        `expected a function 0 beside the others of its device (PCI Local Bus 3.0 §3.2.2.3.4), ` +
+          `got none at ${formatRequesterId(first)}`,
+      );
+    }
   }
 }

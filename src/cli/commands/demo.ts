@@ -19,7 +19,7 @@ export function demoCommand(): Command {
     .description('boot a guest in sealed RAM and show its encrypted DMA (npm start)')
     .option('--json', 'print one JSON object')
     .addOption(memoryOption())
-    .option('--size <bytes>', 'guest memory', parseMemorySize, 512 * 2 ** 20)
+    .addOption(sizeOption())
     .addOption(acceleratorOption())
     .option('--out <directory>', 'where the pictures go', 'out')
     .action(async (flags: DemoFlags) => {
@@ -28,6 +28,12 @@ export function demoCommand(): Command {
       for (const words of report.failures) process.stderr.write(`sealbus: ${words}\n`);
       process.exitCode = report.failures.length === 0 ? 0 : 1;
     });
+}
+
+export function sizeOption(): Option {
+  return new Option('--size <bytes>', 'guest memory, in whole MiB')
+    .argParser(parseMemorySize)
+    .default(512 * 2 ** 20, '512M');
 }
 
 export function memoryOption(): Option {

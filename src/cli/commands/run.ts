@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { Machine } from '../../machine/machine.ts';
 import { formatRequesterId } from '../../pci/requester-id.ts';
 import type { Parts } from '../../setup/parts.ts';
@@ -8,9 +8,9 @@ import { formatCommand, qemuCommand } from '../../vm/qemu-command.ts';
 import type { VirtualMachine } from '../../vm/virtual-machine.ts';
 import { type DeviceChoice, makeDevices, parseDevice } from '../device-choice.ts';
 import { interruptible } from '../interruption.ts';
-import { chooseMemory, type MemoryChoice, parseMemorySize } from '../memory-choice.ts';
+import { chooseMemory, type MemoryChoice } from '../memory-choice.ts';
 import { PhaseDisplay } from '../phase-display.ts';
-import { acceleratorOption, memoryOption } from './demo.ts';
+import { acceleratorOption, memoryOption, sizeOption } from './demo.ts';
 import { readyParts } from './setup.ts';
 
 interface RunFlags {
@@ -33,7 +33,7 @@ export function runCommand(): Command {
     .argument('[command...]', 'what to run in the guest; a shell where there is none')
     .passThroughOptions()
     .addOption(memoryOption())
-    .option('--size <bytes>', 'guest memory', parseMemorySize, 512 * 2 ** 20)
+    .addOption(sizeOption())
     .addOption(acceleratorOption())
     .option('--cpus <n>', 'virtual CPUs', wholeNumber, 2)
     .option(
@@ -41,8 +41,16 @@ export function runCommand(): Command {
       "a function: 'edu' or FILE.ts[#CLASS], at a place of its own with @BB:DD.F; may be repeated (default: edu)",
       parseDevice,
     )
-    .option('--file <host:guest>', 'copy a file into the guest; may be repeated', parseFile, {})
-    .option('--append <argument>', 'one more kernel argument; may be repeated', append, [])
+    .addOption(
+      new Option('--file <host:guest>', 'copy a file into the guest; may be repeated')
+        .argParser(parseFile)
+        .default({}, 'none'),
+    )
+    .addOption(
+      new Option('--append <argument>', 'one more kernel argument; may be repeated')
+        .argParser(append)
+        .default([], 'none'),
+    )
     .option('--timeout <seconds>', 'end the command after that long, with exit code 124', seconds)
     .option('--console', "show the guest's console on stderr")
     .option(

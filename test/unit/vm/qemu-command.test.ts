@@ -43,7 +43,7 @@ describe("QEMU's command line", () => {
   });
 
   it('gives a vfio-user function its socket, its address and a long patience', () => {
-    const address = parseRequesterId('00:05.3');
+    const address = parseRequesterId('00:05.0');
     const args = qemuArguments({
       ...plain,
       devices: [{ kind: 'vfio-user', address, socket: '/run/x/edu.sock' }],
@@ -51,17 +51,34 @@ describe("QEMU's command line", () => {
     const device = JSON.parse(values(args, '-device').at(-1)!);
     expect(device).toEqual({
       driver: 'vfio-user-pci',
-      addr: '5.3',
+      addr: '5.0',
       socket: { type: 'unix', path: '/run/x/edu.sock' },
       'x-msg-timeout': 600_000,
     });
+  });
+
+  it('says of a device that it has several functions, where it has', () => {
+    const args = qemuArguments({
+      ...plain,
+      devices: ['00:04.3', '00:04.0', '00:05.0'].map(edu),
+    });
+    const devices = values(args, '-device').map((text) => JSON.parse(text));
+    expect(devices).toEqual([
+      { driver: 'edu', addr: '4.3' },
+      { driver: 'edu', addr: '4.0', multifunction: true },
+      { driver: 'edu', addr: '5.0' },
+    ]);
+    expect(() => qemuArguments({ ...plain, devices: [edu('00:06.1')] })).toThrow(/function 0/);
   });
 
   it('names any function of bus 0 that is free', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 30 }), fc.nat(7), (device, fn) => {
         const address = requesterId({ bus: 0, device, function: fn });
-        const devices: GuestDevice[] = [{ kind: 'builtin', driver: 'edu', address }];
+        const first = requesterId({ bus: 0, device, function: 0 });
+        const devices = [...new Set([address, first])].map(
+          (at): GuestDevice => ({ kind: 'builtin', driver: 'edu', address: at }),
+        );
         const [text] = values(qemuArguments({ ...plain, devices }), '-device');
         expect(JSON.parse(text!).addr).toBe(`${device.toString(16)}.${fn}`);
       }),
