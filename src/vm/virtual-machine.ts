@@ -173,7 +173,7 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** @throws VmError */
   async readFile(path: string, timeoutMs = fileTimeoutMs): Promise<Buffer> {
-    const { exitCode, stdout, stderr } = await this.exec(['cat', path], { timeoutMs });
+    const { exitCode, stdout, stderr } = await this.exec(['cat', '--', path], { timeoutMs });
     if (exitCode !== 0) {
       throw new VmError(`expected to read ${path} in the guest, got: ${`${stderr}`.trim()}`);
     }
