@@ -146,6 +146,8 @@ const noDma: DmaPort = {
   maxBytes: 1,
   readInto: refused,
   writeFrom: refused,
+  readBatch: refused,
+  writeBatch: refused,
   read: refused,
   write: refused,
 };

@@ -2,6 +2,7 @@ import { type KeySlot, keySlot } from '../keys/key-slot.ts';
 import { type Gpa, type GuestMemory, gpa, MemoryError } from '../memory/guest-memory.ts';
 import {
   DmaAbort,
+  type DmaAccess,
   type DmaDirection,
   type DmaPort,
   type FaultReason,
@@ -101,6 +102,30 @@ export class IommuDmaPort implements DmaPort {
     } catch (error) {
       this.#failed(error, 'write', iova, from.length);
     }
+  }
+
+  readBatch(accesses: readonly DmaAccess[], count: number): number {
+    return this.#eachOf(accesses, count, (access) => this.readInto(access.iova, access.bytes));
+  }
+
+  writeBatch(accesses: readonly DmaAccess[], count: number): number {
+    return this.#eachOf(accesses, count, (access) => this.writeFrom(access.iova, access.bytes));
+  }
+
+  #eachOf(accesses: readonly DmaAccess[], count: number, run: (access: DmaAccess) => void): number {
+    let refused = 0;
+    for (let i = 0; i < count; i++) {
+      const access = accesses[i] as DmaAccess;
+      access.abort = undefined;
+      try {
+        run(access);
+      } catch (error) {
+        if (!(error instanceof DmaAbort)) throw error;
+        access.abort = error;
+        refused++;
+      }
+    }
+    return refused;
   }
 
   async read(iova: Iova, length: number): Promise<Uint8Array> {

@@ -23,6 +23,15 @@ export type FaultReason =
   | 'outside-memory'
   | 'memory-failed';
 
+/** One access of a batch; a device may keep it and use it again. */
+export interface DmaAccess {
+  iova: Iova;
+  /** What is read into, or written from. */
+  bytes: Uint8Array;
+  /** Set by the port: the refusal, or undefined where the access was done. */
+  abort: DmaAbort | undefined;
+}
+
 /**
  * The one way from a device to guest memory. A port belongs to one function: the requester ID is
  * the function's, never an argument. A refused access discloses no byte, alters no byte, leaves one
@@ -39,6 +48,15 @@ export interface DmaPort {
   readInto(iova: Iova, into: Uint8Array): void;
   /** Writes all of `from` to `iova`, without allocating. @throws DmaAbort */
   writeFrom(iova: Iova, from: Uint8Array): void;
+  /**
+   * Does the first `count` accesses, each as {@link readInto} would, and answers how many were
+   * refused. Each is done or refused by itself, with a fault record of its own, and no refusal
+   * throws. They have no order among each other; all of them are over on return. Where memory is
+   * sealed this costs far less than as many single accesses.
+   */
+  readBatch(accesses: readonly DmaAccess[], count: number): number;
+  /** As {@link readBatch}, with {@link writeFrom}. Where two overlap, either may come last. */
+  writeBatch(accesses: readonly DmaAccess[], count: number): number;
   /** Like {@link readInto}, into a new array. @throws DmaAbort (the promise rejects) */
   read(iova: Iova, length: number): Promise<Uint8Array>;
   /** Like {@link writeFrom}. @throws DmaAbort (the promise rejects) */

@@ -1,5 +1,5 @@
 import type { Alarm, Clock } from './clock.ts';
-import type { DmaPort, Iova } from './dma-port.ts';
+import type { DmaAccess, DmaPort, Iova } from './dma-port.ts';
 import type { ResetCause } from './endpoint.ts';
 import type { RequesterId } from './requester-id.ts';
 
@@ -81,6 +81,16 @@ class EpochDmaPort implements DmaPort {
   writeFrom(iova: Iova, from: Uint8Array): void {
     this.#epoch.check();
     this.#port.writeFrom(iova, from);
+  }
+
+  readBatch(accesses: readonly DmaAccess[], count: number): number {
+    this.#epoch.check();
+    return this.#port.readBatch(accesses, count);
+  }
+
+  writeBatch(accesses: readonly DmaAccess[], count: number): number {
+    this.#epoch.check();
+    return this.#port.writeBatch(accesses, count);
   }
 
   async read(iova: Iova, length: number): Promise<Uint8Array> {

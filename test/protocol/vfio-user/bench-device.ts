@@ -14,6 +14,8 @@ const noDma: DmaPort = {
   maxBytes: 1,
   readInto: unused,
   writeFrom: unused,
+  readBatch: unused,
+  writeBatch: unused,
   read: unused,
   write: unused,
 };

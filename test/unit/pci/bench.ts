@@ -1,4 +1,4 @@
-import { DmaAbort, type DmaPort, type Iova } from '../../../src/pci/dma-port.ts';
+import { DmaAbort, type DmaAccess, type DmaPort, type Iova } from '../../../src/pci/dma-port.ts';
 import type {
   InterruptLink,
   PciEndpoint,
@@ -6,6 +6,13 @@ import type {
   UnmodelledAccess,
 } from '../../../src/pci/endpoint.ts';
 import { requesterId } from '../../../src/pci/requester-id.ts';
+
+export interface BenchOptions {
+  /** Default 64 KiB. */
+  readonly memoryBytes?: number;
+  /** The longest DMA; default 1024, so that devices split. */
+  readonly dmaMaxBytes?: number;
+}
 
 /** A function on the bench: an in-memory link that keeps what the function did. */
 export class Bench implements PciLink {
@@ -16,9 +23,9 @@ export class Bench implements PciLink {
   readonly faults: Error[] = [];
   readonly #endpoint: PciEndpoint;
 
-  constructor(endpoint: PciEndpoint, options: { readonly memoryBytes?: number } = {}) {
+  constructor(endpoint: PciEndpoint, options: BenchOptions = {}) {
     this.memory = new Uint8Array(options.memoryBytes ?? 65536);
-    this.dma = new BenchDma(this.memory);
+    this.dma = new BenchDma(this.memory, options.dmaMaxBytes);
     this.interrupts = new BenchInterrupts();
     this.#endpoint = endpoint;
     endpoint.plug(this);
@@ -54,15 +61,16 @@ export class Bench implements PciLink {
 /** Guest memory from address 0; what lies outside is refused. */
 export class BenchDma implements DmaPort {
   readonly rid = requesterId({ bus: 0, device: 4, function: 0 });
-  readonly maxBytes = 1024;
+  readonly maxBytes: number;
   /** Accesses that went through or were refused. */
   accesses = 0;
   /** While set, read() and write() wait for it. */
   gate: Promise<void> | undefined;
   readonly #memory: Uint8Array;
 
-  constructor(memory: Uint8Array) {
+  constructor(memory: Uint8Array, maxBytes = 1024) {
     this.#memory = memory;
+    this.maxBytes = maxBytes;
   }
 
   readInto(iova: Iova, into: Uint8Array): void {
@@ -72,6 +80,14 @@ export class BenchDma implements DmaPort {
 
   writeFrom(iova: Iova, from: Uint8Array): void {
     this.#memory.set(from, this.#at('write', iova, from.length));
+  }
+
+  readBatch(accesses: readonly DmaAccess[], count: number): number {
+    return eachOf(accesses, count, ({ iova, bytes }) => this.readInto(iova, bytes));
+  }
+
+  writeBatch(accesses: readonly DmaAccess[], count: number): number {
+    return eachOf(accesses, count, ({ iova, bytes }) => this.writeFrom(iova, bytes));
   }
 
   async read(iova: Iova, length: number): Promise<Uint8Array> {
@@ -97,6 +113,25 @@ export class BenchDma implements DmaPort {
     }
     return at;
   }
+}
+
+function eachOf(
+  accesses: readonly DmaAccess[],
+  count: number,
+  run: (access: DmaAccess) => void,
+): number {
+  let refused = 0;
+  for (const access of accesses.slice(0, count)) {
+    access.abort = undefined;
+    try {
+      run(access);
+    } catch (error) {
+      if (!(error instanceof DmaAbort)) throw error;
+      access.abort = error;
+      refused++;
+    }
+  }
+  return refused;
 }
 
 export class BenchInterrupts implements InterruptLink {
