@@ -9,9 +9,9 @@ import type { RequesterId } from './requester-id.ts';
  */
 export class ResetAbort extends Error {
   override readonly name = 'ResetAbort';
-  readonly resetCause: ResetCause;
+  readonly resetCause: ResetCause | 'driver';
 
-  constructor(resetCause: ResetCause) {
+  constructor(resetCause: ResetCause | 'driver') {
     super(`ended by a ${resetCause} reset of the function`);
     this.resetCause = resetCause;
   }
@@ -51,7 +51,7 @@ export class Epoch {
     if (this.#ended !== undefined) throw this.#ended;
   }
 
-  end(cause: ResetCause): void {
+  end(cause: ResetCause | 'driver'): void {
     if (this.#ended !== undefined) return;
     this.#ended = new ResetAbort(cause);
     this.clock.end(this.#ended);

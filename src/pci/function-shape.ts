@@ -49,6 +49,8 @@ export interface FunctionClass {
   readonly interrupts?: FunctionInterrupts | undefined;
   /** False for a conventional PCI function. Default: PCI Express with function-level reset. */
   readonly express?: boolean | ExpressOptions | undefined;
+  /** Indices of BARs whose properties are not called bar0 to bar5. */
+  readonly barNames?: Readonly<Record<string, number>> | undefined;
 }
 
 /** Everything about a function that does not change while it runs. */
@@ -70,9 +72,13 @@ const PAGE = 4096;
  *
  * @throws RangeError or TypeError that names the class and what is wrong with it.
  */
-export function functionShape(type: FunctionClass, instance: object): FunctionShape {
+export function functionShape(
+  type: FunctionClass,
+  instance: object,
+  more: readonly PciCapability[] = [],
+): FunctionShape {
   try {
-    const { plans, taken } = collectBars(instance);
+    const { plans, taken } = collectBars(instance, type.barNames ?? {});
     const windows = plans.map((plan) => plan?.window);
     const interrupts = type.interrupts ?? {};
     const express = type.express ?? true;
@@ -88,6 +94,7 @@ export function functionShape(type: FunctionClass, instance: object): FunctionSh
       const place = placeMsix(interrupts.msix, plans, windows, taken);
       capabilities.push(msixCapability({ vectors: msix, ...place }));
     }
+    capabilities.push(...more);
     return {
       identity: identityOf(type.id),
       express: express !== false,
@@ -127,7 +134,10 @@ function identityOf(id: FunctionId | undefined): PciIdentity {
   };
 }
 
-function collectBars(instance: object): {
+function collectBars(
+  instance: object,
+  names: Readonly<Record<string, number>>,
+): {
   readonly plans: (BarPlan | undefined)[];
   /** Indices in use, the upper halves of 64-bit BARs too. */
   readonly taken: Set<number>;
@@ -137,9 +147,15 @@ function collectBars(instance: object): {
   for (const [name, value] of Object.entries(instance)) {
     const plan = planOf(value);
     if (plan === undefined) continue;
-    const index = Number(/^bar([0-5])$/.exec(name)?.[1] ?? Number.NaN);
+    const index = names[name] ?? Number(/^bar([0-5])$/.exec(name)?.[1] ?? Number.NaN);
     if (Number.isNaN(index)) {
-      throw new RangeError(`expected a BAR to be named bar0 to bar5, got '${name}'`);
+      const others = Object.keys(names).map((other) => ` or ${other}`);
+      throw new RangeError(
+        `expected a BAR to be named bar0 to bar5${others.join('')}, got '${name}'`,
+      );
+    }
+    if (plans[index] !== undefined) {
+      throw new RangeError(`'${name}' is BAR ${index}, which is declared already`);
     }
     plans[index] = plan;
     taken.add(index);

@@ -47,6 +47,8 @@ export abstract class PciFunction implements PciEndpoint {
   static readonly interrupts: FunctionInterrupts = {};
   /** False: a conventional PCI function. Default: PCI Express, with function-level reset. */
   static readonly express: FunctionClass['express'] = true;
+  /** BARs that a family of devices declares by a name of its own, and their indices. */
+  static readonly barNames: Readonly<Record<string, number>> = {};
 
   /** The function's MSI-X vectors. */
   protected readonly msix: MsixVectors;
@@ -84,6 +86,28 @@ export abstract class PciFunction implements PciEndpoint {
   /** Aborted by the next reset. @throws Error before plug() */
   protected get untilReset(): AbortSignal {
     return this.#plugged().epoch.signal;
+  }
+
+  /**
+   * Capabilities beside those of express and interrupts, such as vendor-specific ones; asked for
+   * once, when the BARs are known.
+   */
+  protected moreCapabilities(): readonly PciCapability[] {
+    return [];
+  }
+
+  /**
+   * Ends what is in flight, as a reset does, and leaves registers and interrupts alone: for a reset
+   * that the device's own specification has (virtio's device status, NVMe's CC.EN).
+   */
+  protected endWork(): void {
+    this.#epoch?.end('driver');
+    if (this.#link !== undefined) this.#begin(this.#link);
+  }
+
+  /** Has the transport log something that the function has dealt with, such as a bad request. */
+  protected report(error: Error): void {
+    this.#link?.fault(error);
   }
 
   /** Once, when the function has been plugged in. */
@@ -201,7 +225,11 @@ export abstract class PciFunction implements PciEndpoint {
 
   // Lazily, for a base class's constructor runs before the BARs of the class are there.
   #described(): FunctionShape {
-    this.#shape ??= functionShape(this.constructor as typeof PciFunction, this);
+    this.#shape ??= functionShape(
+      this.constructor as typeof PciFunction,
+      this,
+      this.moreCapabilities(),
+    );
     return this.#shape;
   }
 

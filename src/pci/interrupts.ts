@@ -13,6 +13,11 @@ export class MsixVectors {
     this.#link = link;
   }
 
+  /** Whether the guest has enabled MSI-X. @throws Error before the function is plugged in. */
+  get enabled(): boolean {
+    return this.#link().enabled() === 'msi-x';
+  }
+
   /**
    * Sends the vector's message. Where the guest has not enabled MSI-X nothing happens, as on
    * hardware.
