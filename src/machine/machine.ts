@@ -1,3 +1,4 @@
+import { VirtioIommu } from '../devices/iommu/virtio-iommu.ts';
 import { IdentityDomain } from '../iommu/domain.ts';
 import { Iommu } from '../iommu/iommu.ts';
 import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
@@ -9,13 +10,14 @@ import { PlainMemory } from '../memory/plain-memory.ts';
 import type { SealedMemory } from '../memory/sealed-memory.ts';
 import { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
-import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
+import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
 import type { RegionListener } from '../vfio-user/dma-regions.ts';
 import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
 import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
 import type { VirtualMachine } from '../vm/virtual-machine.ts';
+import { imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
 import { plainRegions, sealedRegions } from './guest-ram.ts';
 import { RunDirectory } from './run-directory.ts';
 import { SlotRegister } from './slot-register.ts';
@@ -27,6 +29,12 @@ export interface MachineOptions {
   /** Size of guest memory, in whole MiB. */
   readonly bytes: number;
   readonly keyBits?: 128 | 256;
+  /**
+   * What a function's addresses are before it is behind anything else: `identity` (default) takes
+   * them for guest-physical ones; with `virtio` there is a virtio-iommu at {@link IOMMU_ADDRESS},
+   * which the guest's own driver programs, and every other function is behind it.
+   */
+  readonly iommu?: 'identity' | 'virtio';
   /** What went wrong and could be lived with. Default: standard error. */
   readonly log?: (message: string) => void;
 }
@@ -40,6 +48,9 @@ export interface PluggedFunction {
   readonly memory: PlainMemory | SealedMemory;
   readonly server: VfioUserServer;
 }
+
+/** Where the virtio-iommu is plugged in: below the places that devices without one are given. */
+export const IOMMU_ADDRESS = parseRequesterId('00:03.0');
 
 const VM = vmId(1);
 const SLOT = keySlot(1);
@@ -58,6 +69,7 @@ export class Machine implements AsyncDisposable {
   /** Undefined where memory is plain. */
   readonly sealed: SealedRam | undefined;
   readonly controller: MemoryController | undefined;
+  #virtioIommu: VirtioIommu | undefined;
   readonly #parts: Parts;
   readonly #run: RunDirectory;
   readonly #log: (message: string) => void;
@@ -88,6 +100,21 @@ export class Machine implements AsyncDisposable {
 
   /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError; RangeError */
   static async create(options: MachineOptions): Promise<Machine> {
+    const machine = await Machine.#withMemory(options);
+    if (options.iommu !== 'virtio') return machine;
+    try {
+      const virtioIommu = new VirtioIommu({ iommu: machine.iommu });
+      machine.plug(virtioIommu, IOMMU_ADDRESS);
+      // From now on: it is not behind itself.
+      machine.#virtioIommu = virtioIommu;
+      return machine;
+    } catch (error) {
+      await machine[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  static async #withMemory(options: MachineOptions): Promise<Machine> {
     const run = RunDirectory.create();
     const slots = new SlotRegister();
     if (options.memory === 'plain') {
@@ -119,6 +146,12 @@ export class Machine implements AsyncDisposable {
     return this.sealed === undefined ? 'plain' : 'sealed';
   }
 
+  /** What the guest programs, where the machine was made with one. */
+  get virtioIommu(): VirtioIommu | undefined {
+    return this.#virtioIommu;
+  }
+
+  /** In the order in which they were plugged in; a virtio-iommu is the first. */
   get functions(): readonly PluggedFunction[] {
     return this.#functions;
   }
@@ -140,7 +173,8 @@ export class Machine implements AsyncDisposable {
 
   /**
    * Puts a function at a requester ID on bus 0 and lets it reach all of the VM's memory, one to one,
-   * under the VM's slot: its device-table entry may be changed at any time.
+   * under the VM's slot: its device-table entry may be changed at any time. Behind a virtio-iommu
+   * that holds until the guest's driver says else.
    * @throws Error where the place is taken
    */
   plug(endpoint: PciEndpoint, rid: RequesterId): PluggedFunction {
@@ -163,6 +197,7 @@ export class Machine implements AsyncDisposable {
     });
     const domain = new IdentityDomain(this.iommu.newDomainId());
     this.iommu.table.set(rid, { domain, vm: VM, slot: SLOT, rights: 'read-write' });
+    this.#virtioIommu?.addEndpoint(rid);
     const plugged = { rid, endpoint, port, memory, server };
     this.#functions.push(plugged);
     return plugged;
@@ -235,10 +270,18 @@ export class Machine implements AsyncDisposable {
         socket: server.socketPath,
       }),
     );
-    return {
+    const own = {
       ...options,
       memory: this.guestRam,
       devices: [...plugged, ...(options.devices ?? [])],
+    };
+    if (this.#virtioIommu === undefined) return own;
+    const endpoints = this.#functions.map(({ rid }) => rid).filter((rid) => rid !== IOMMU_ADDRESS);
+    const table = writeViot(this.#run.path, IOMMU_ADDRESS, endpoints);
+    return {
+      ...own,
+      acpiTables: [table, ...(options.acpiTables ?? [])],
+      image: imageWithVirtioIommu(this.#parts.kernel, options.image),
     };
   }
 }

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { Machine } from '../../machine/machine.ts';
+import { imageWithVirtioIommu, VIOT_FILE } from '../../machine/guest-iommu.ts';
+import { IOMMU_ADDRESS, Machine } from '../../machine/machine.ts';
 import { formatRequesterId } from '../../pci/requester-id.ts';
 import type { Parts } from '../../setup/parts.ts';
 import { type GuestOptions, planGuest } from '../../vm/guest.ts';
@@ -19,6 +20,7 @@ interface RunFlags {
   readonly accel: 'auto' | 'kvm' | 'tcg';
   readonly cpus: number;
   readonly device?: readonly DeviceChoice[];
+  readonly iommu: 'identity' | 'virtio';
   readonly file: Readonly<Record<string, string>>;
   readonly append: readonly string[];
   readonly timeout?: number;
@@ -40,6 +42,14 @@ export function runCommand(): Command {
       '--device <which>',
       "a function: 'edu' or FILE.ts[#CLASS], at a place of its own with @BB:DD.F; may be repeated (default: edu)",
       parseDevice,
+    )
+    .addOption(
+      new Option(
+        '--iommu <which>',
+        'virtio: the guest’s virtio-iommu driver maps what devices may reach; identity: all of it',
+      )
+        .choices(['identity', 'virtio'])
+        .default('identity'),
     )
     .addOption(
       new Option('--file <host:guest>', 'copy a file into the guest; may be repeated')
@@ -77,7 +87,8 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
   try {
     const memory = await chooseMemory(flags.memory, (words) => display.say(words));
     display.begin('starting');
-    machine = await Machine.create({ parts, memory, bytes: flags.size, log });
+    const { iommu } = flags;
+    machine = await Machine.create({ parts, memory, bytes: flags.size, iommu, log });
     machine.iommu.faults.onFault(({ direction, length, iova, reason }) =>
       log(`IOMMU fault: ${direction} of ${length} bytes at 0x${iova.toString(16)}: ${reason}`),
     );
@@ -85,6 +96,7 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
     const { accelerator } = await machine.plan(options);
     display.begin(`booting the guest on ${accelerator.accelerator}: ${accelerator.why}`);
     const vm = await machine.boot(options);
+    if (iommu === 'virtio') await vm.insmod('virtio_iommu');
     display.end();
     return await runInGuest(vm, command, flags, signal);
   } finally {
@@ -115,13 +127,17 @@ async function printCommand(
   options: Omit<GuestOptions, 'memory'>,
 ): Promise<number> {
   const { size: bytes } = flags;
+  const iommu = flags.iommu === 'virtio';
+  const places = [...(iommu ? [IOMMU_ADDRESS] : []), ...devices.map(({ rid }) => rid)];
   const { description } = await planGuest(parts, {
     ...options,
     memory:
       flags.memory === 'plain'
         ? { kind: 'memfd', bytes }
         : { kind: 'file', bytes, path: 'RUN/ram/vm1' },
-    devices: devices.map(({ rid }) => ({
+    acpiTables: iommu ? [`RUN/${VIOT_FILE}`] : [],
+    ...(iommu ? { image: imageWithVirtioIommu(parts.kernel, options.image) } : {}),
+    devices: places.map((rid) => ({
       kind: 'vfio-user',
       address: rid,
       socket: `RUN/${formatRequesterId(rid).replaceAll(/[:.]/g, '-')}.sock`,

@@ -1,0 +1,33 @@
+/** What a guest needs to find the virtio-iommu of its machine, and to drive it. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RequesterId } from '../pci/requester-id.ts';
+import type { KernelPart } from '../setup/parts.ts';
+import { viotTable } from '../vm/acpi/viot.ts';
+import type { GuestImageOptions } from '../vm/guest-image.ts';
+
+/** The table's file, in the directory of a run. */
+export const VIOT_FILE = 'viot.acpi';
+
+/** Writes the table that names the functions behind the IOMMU. Answers the path. */
+export function writeViot(
+  directory: string,
+  iommu: RequesterId,
+  endpoints: readonly RequesterId[],
+): string {
+  const path = join(directory, VIOT_FILE);
+  writeFileSync(path, viotTable(iommu, endpoints));
+  return path;
+}
+
+/**
+ * An image with Linux's own driver in it, out of the kernel's modules; it needs no other module. The
+ * guest's insmod takes it compressed, as Debian ships it.
+ */
+export function imageWithVirtioIommu(
+  kernel: Pick<KernelPart, 'modules'>,
+  image: GuestImageOptions = {},
+): GuestImageOptions {
+  const bytes = readFileSync(join(kernel.modules, 'kernel/drivers/iommu/virtio-iommu.ko.xz'));
+  return { ...image, files: { 'lib/modules/virtio_iommu.ko': { bytes }, ...image.files } };
+}
