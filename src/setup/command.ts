@@ -10,8 +10,14 @@ export interface CommandOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** The whole process group is killed after it. */
   readonly timeout_ms: number;
+  /** Its standard input; the end of file at once where there is none. */
+  readonly input?: string | Uint8Array;
+  /** Open descriptors of ours that the program gets, from 4 on. */
+  readonly passes?: readonly number[];
   /** Each line that the program writes to descriptor 3. */
   readonly onStatusLine?: (line: string) => void;
+  /** Each line of its standard error. */
+  readonly onErrorLine?: (line: string) => void;
   /** Exit codes other than 0 that are an answer, not a failure. */
   readonly allowFailure?: boolean;
 }
@@ -49,7 +55,7 @@ export class CommandError extends SetupError {
 }
 
 /**
- * Runs a program to its end in a process group of its own, with no input and in the C locale. The
+ * Runs a program to its end in a process group of its own, in the C locale. The
  * group is killed at the time limit and when the signal aborts; where this process is killed, so
  * is the program (PR_SET_PDEATHSIG by setpriv).
  * @throws CommandError where it cannot start, fails or takes too long; the signal's reason
@@ -68,8 +74,16 @@ export async function runCommand(
     detached: true,
     cwd: options.cwd,
     env: { ...process.env, LC_ALL: 'C', ...options.env },
-    stdio: ['ignore', 'pipe', 'pipe', options.onStatusLine ? 'pipe' : 'ignore'],
+    stdio: [
+      options.input === undefined ? 'ignore' : 'pipe',
+      'pipe',
+      'pipe',
+      options.onStatusLine ? 'pipe' : 'ignore',
+      ...(options.passes ?? []),
+    ],
   });
+  child.stdin?.on('error', () => {}); // it ended before it took all: its exit code says why
+  child.stdin?.end(options.input);
   let got = '';
   const stop = (reason: string) => {
     got ||= reason;
@@ -84,7 +98,8 @@ export async function runCommand(
   try {
     const stdout = collect(child.stdout, () => stop('too much output'));
     const stderr = collect(child.stderr, () => stop('too much output'));
-    if (options.onStatusLine) followLines(child, options.onStatusLine);
+    if (options.onStatusLine) followLines(child.stdio[3], options.onStatusLine);
+    if (options.onErrorLine) followLines(child.stderr, options.onErrorLine);
     const { code, failure } = await ended(child);
     options.signal?.throwIfAborted();
     const said = stderr() || stdout();
@@ -129,8 +144,10 @@ function collect(stream: NodeJS.ReadableStream | null, overflow: () => void): ()
   return () => Buffer.concat(chunks).toString('utf8');
 }
 
-function followLines(child: ChildProcess, onLine: (line: string) => void): void {
-  const status = child.stdio[3];
-  if (!status || !('read' in status)) return;
-  createInterface({ input: status }).on('line', onLine);
+function followLines(
+  stream: ChildProcess['stdio'][number] | undefined,
+  onLine: (line: string) => void,
+): void {
+  if (!stream || !('read' in stream)) return;
+  createInterface({ input: stream }).on('line', onLine);
 }

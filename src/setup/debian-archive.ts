@@ -33,6 +33,8 @@ type PartOfEvent = Parameters<SetupProgress>[0]['part'];
 export class DebianArchive {
   readonly #options: ArchiveOptions;
   readonly #configuration: string;
+  #address = '';
+  #keyring = '';
 
   private constructor(options: ArchiveOptions) {
     this.#options = options;
@@ -61,6 +63,16 @@ export class DebianArchive {
       await archive.#update();
     }
     return archive;
+  }
+
+  /** As a line of sources.list names it. */
+  get address(): string {
+    return this.#address;
+  }
+
+  /** The file whose keys verified the releases; it may lie in the working directory. */
+  get keyring(): string {
+    return this.#keyring;
   }
 
   /** The version of a binary package that would be installed. @throws SetupError where there is none */
@@ -115,6 +127,8 @@ export class DebianArchive {
 
   #write(address: string, keyring: string): void {
     const { directory, suites, sourceSuites = [], preferences = '' } = this.#options;
+    this.#address = address;
+    this.#keyring = keyring;
     for (const name of ['state/lists/partial', 'cache/archives/partial']) {
       mkdirSync(join(directory, name), { recursive: true });
     }

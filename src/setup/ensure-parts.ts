@@ -1,7 +1,7 @@
 import { findBusybox, makeBusybox } from './busybox.ts';
-import { runCommand } from './command.ts';
 import { DebianArchive } from './debian-archive.ts';
-import { absentFromHost, findProgram, installCommand, packageOf } from './host-programs.ts';
+import { neededPrograms } from './host-programs.ts';
+import { ensurePrograms } from './install-programs.ts';
 import { findKernel, makeKernel } from './kernel.ts';
 import { findLibvfioUser, makeLibvfioUser } from './libvfio-user.ts';
 import { cacheRoot, inTemporary, makeCacheRoot, removeLeftovers } from './part-cache.ts';
@@ -108,7 +108,10 @@ async function makeMissingAlone(
   await removeLeftovers(root);
   const parts = await foundParts(root, signal); // another run may have made them meanwhile
   if (isComplete(parts)) return parts;
-  await ensurePrograms(progress, signal);
+  await ensurePrograms(neededPrograms, 'what set-up fetches and compiles with', {
+    progress,
+    signal,
+  });
 
   return await inTemporary(root, 'index', indexBytes, async (directory) => {
     let opened: Promise<DebianArchive> | undefined;
@@ -144,36 +147,6 @@ async function makeMissingAlone(
       libvfioUser: await made('libvfio-user', parts.libvfioUser, makeLibvfioUser),
     };
   });
-}
-
-/** @throws SetupError where a program is missing and the caller may not install it */
-async function ensurePrograms(progress: SetupProgress, signal: AbortSignal): Promise<void> {
-  const absent = absentFromHost();
-  if (absent.length === 0) return;
-  const installable = findProgram('apt-get') !== undefined;
-  if (!installable || process.getuid?.() !== 0) {
-    throw new SetupError({
-      expected: 'what set-up fetches and compiles with',
-      got: `no ${absent.join(', no ')}`,
-      remedy: `Run (as root): ${installCommand(absent)}`,
-    });
-  }
-  const packages = [...new Set(absent.flatMap((name) => packageOf[name] ?? [name]))];
-  progress({
-    part: 'host',
-    phase: `installing ${packages.join(', ')} (${installCommand(absent)})`,
-  });
-  const options = {
-    env: { DEBIAN_FRONTEND: 'noninteractive' },
-    timeout_ms: 15 * 60_000,
-    signal,
-  };
-  await runCommand('apt-get', ['-q', 'update'], options);
-  await runCommand(
-    'apt-get',
-    ['-q', '-y', '--no-install-recommends', 'install', ...packages],
-    options,
-  );
 }
 
 /** Runs `work` so that Ctrl-C or a kill first ends what it runs and removes what is half-made. */

@@ -12,18 +12,26 @@ export const packageOf: Readonly<Record<string, readonly string[]>> = {
   'dpkg-deb': ['dpkg'],
   setpriv: ['util-linux'],
   fusermount3: ['fuse3'],
+  mmdebstrap: ['mmdebstrap'],
+  mke2fs: ['e2fsprogs'],
+  e2fsck: ['e2fsprogs'],
+  sfdisk: ['fdisk'],
+  'mkfs.fat': ['dosfstools'],
+  mcopy: ['mtools'],
+  newuidmap: ['uidmap'],
 };
 
 /** A file that every program in C needs; gcc may come without it where recommended packages are off. */
 export const libcHeader = '/usr/include/features.h';
 
-const neededPrograms = ['apt-get', 'apt-cache', 'dpkg-deb', 'tar', 'xz', 'gcc', 'make'] as const;
+export const neededPrograms = [
+  ...['apt-get', 'apt-cache', 'dpkg-deb', 'tar', 'xz'],
+  ...['gcc', 'libc headers', 'make'],
+] as const;
 
-/** @returns what set-up runs or compiles with and the host lacks; names that `packageOf` knows. */
-export function absentFromHost(): readonly string[] {
-  const absent: string[] = neededPrograms.filter((name) => findProgram(name) === undefined);
-  if (!existsSync(libcHeader)) absent.push('libc headers');
-  return absent;
+/** Whether the host has it; `name` is one that `packageOf` knows. */
+export function isThere(name: string): boolean {
+  return name === 'libc headers' ? existsSync(libcHeader) : findProgram(name) !== undefined;
 }
 
 /** @returns the absolute path of the first executable file of that name on PATH. */

@@ -39,7 +39,25 @@ export interface KernelPart {
   };
 }
 
-export type PartName = 'qemu' | 'libvfio-user' | 'kernel' | 'busybox';
+/** GRUB's images, the same for every disk that sealbus lays out. Fetched when one is first made. */
+export interface GrubPart {
+  readonly version: string;
+  /** 512 bytes for sector 0: where the core image lies is still to be written into it. */
+  readonly bootImage: string;
+  /** For the BIOS-boot partition: its block list is still to be written. */
+  readonly coreImage: string;
+  /** BOOTX64.EFI. */
+  readonly efiImage: string;
+}
+
+/** UEFI for the guest: code and an empty variable store, for two flash chips. Fetched on demand. */
+export interface OvmfPart {
+  readonly version: string;
+  readonly code: string;
+  readonly variables: string;
+}
+
+export type PartName = 'qemu' | 'libvfio-user' | 'kernel' | 'busybox' | 'grub' | 'ovmf';
 
 /** One line of `sealbus doctor`: a part, or something that the host can or cannot do. */
 export interface PartReport {
