@@ -75,53 +75,104 @@ const access = fc.record({
   write: fc.boolean(),
 });
 
+type Access = { who: number; at: number; length: number; write: boolean };
+type Sent = [readable: Uint8Array, writable: number];
+
+/** Both sides take the steps, and must agree on each. */
+function check(steps: readonly (Sent | Access)[]): void {
+  const { iommu, domains, ports, serve, memory } = setUp();
+  const model = new IommuModel(ENDPOINTS);
+  for (let i = 0; i < memory.length; i++) memory[i] = (i * 7 + (i >>> 12)) & 0xff;
+  for (const step of steps) {
+    if (Array.isArray(step)) {
+      const expected = model.serve(...step);
+      const reply = serve(...step);
+      expect(reply?.length).toBe(expected && expected.at + 4);
+      if (reply !== undefined && expected !== undefined) {
+        expect([...reply.subarray(expected.at)]).toEqual([expected.status, 0, 0, 0]);
+      }
+      continue;
+    }
+    const { who, at, length, write } = step;
+    const places = Array.from({ length }, (_, i) =>
+      model.translate(ENDPOINTS[who] ?? -1, BigInt(at + i), write ? 2 : 1),
+    );
+    const allowed = places.every((place) => place !== undefined && place < MEMORY_BYTES);
+    const before = memory.slice();
+    const bytes = Uint8Array.from({ length }, (_, i) => (i * 31 + 5) & 0xff);
+    const faults = iommu.faults.total;
+    const run = () => (write ? ports[who]?.writeFrom(at, bytes) : ports[who]?.readInto(at, bytes));
+    if (!allowed) {
+      expect(run).toThrow(DmaAbort);
+      expect(iommu.faults.total).toBe(faults + 1);
+    } else {
+      run();
+      if (write) {
+        for (const [i, place] of places.entries()) before[Number(place)] = bytes[i] ?? 0;
+      } else {
+        expect(bytes.every((byte, i) => byte === before[Number(places[i])])).toBe(true);
+      }
+    }
+    expect(Buffer.compare(memory, before)).toBe(0);
+  }
+  const mappings = [...model.domains.values()].flatMap((each) => each.mappings);
+  expect(domains).toMatchObject({ domains: model.domains.size, mappings: mappings.length });
+}
+
 test('each is answered as the model does, and devices reach what the model says, or nothing', () => {
-  const step = fc.oneof(
+  const step = fc.oneof<[fc.WeightedArbitrary<Sent>, fc.WeightedArbitrary<Access>]>(
     { weight: 3, arbitrary: fc.tuple(sent, writable) },
     { weight: 1, arbitrary: access },
   );
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
-      const { iommu, domains, ports, serve, memory } = setUp();
-      const model = new IommuModel(ENDPOINTS);
-      for (let i = 0; i < memory.length; i++) memory[i] = (i * 7 + (i >>> 12)) & 0xff;
-      for (const each of steps) {
-        if (Array.isArray(each)) {
-          const expected = model.serve(...each);
-          const reply = serve(...each);
-          expect(reply?.length).toBe(expected && expected.at + 4);
-          if (reply !== undefined && expected !== undefined) {
-            expect([...reply.subarray(expected.at)]).toEqual([expected.status, 0, 0, 0]);
-          }
-          continue;
-        }
-        const { who, at, length, write } = each;
-        const places = Array.from({ length }, (_, i) =>
-          model.translate(ENDPOINTS[who] ?? -1, BigInt(at + i), write ? 2 : 1),
-        );
-        const allowed = places.every((place) => place !== undefined && place < MEMORY_BYTES);
-        const before = memory.slice();
-        const bytes = Uint8Array.from({ length }, (_, i) => (i * 31 + 5) & 0xff);
-        const faults = iommu.faults.total;
-        const run = () =>
-          write ? ports[who]?.writeFrom(at, bytes) : ports[who]?.readInto(at, bytes);
-        if (!allowed) {
-          expect(run).toThrow(DmaAbort);
-          expect(iommu.faults.total).toBe(faults + 1);
-        } else {
-          run();
-          if (write) {
-            for (const [i, place] of places.entries()) before[Number(place)] = bytes[i] ?? 0;
-          } else {
-            expect(bytes.every((byte, i) => byte === before[Number(places[i])])).toBe(true);
-          }
-        }
-        expect(Buffer.compare(memory, before)).toBe(0);
-      }
-      const mappings = [...model.domains.values()].flatMap((each) => each.mappings);
-      expect(domains).toMatchObject({ domains: model.domains.size, mappings: mappings.length });
-    }),
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => check(steps)),
     { numRuns: 400 },
+  );
+});
+
+test('after the reply to an UNMAP, a DETACH or an ATTACH no device uses what was there before', () => {
+  const page = fc.nat(3);
+  const at = (first: number) => BigInt(first) * PAGE;
+  const tail = (bytes: Uint8Array): Sent => [bytes, 4];
+  const who = fc.nat(1);
+  const id = fc.nat(1);
+  const endpointOf = (index: number) => ENDPOINTS[index] ?? -1;
+  const step = fc.oneof<fc.WeightedArbitrary<Sent | Access>[]>(
+    {
+      weight: 4,
+      arbitrary: fc
+        .tuple(id, page, fc.integer({ min: 1, max: 2 }), fc.nat(8))
+        .map(([id, first, pages, frame]) =>
+          tail(bytesOf.map(id, at(first), at(first + pages) - 1n, at(frame))),
+        ),
+    },
+    {
+      weight: 3,
+      arbitrary: fc
+        .tuple(id, page, fc.integer({ min: 1, max: 4 }))
+        .map(([id, first, pages]) => tail(bytesOf.unmap(id, at(first), at(first + pages) - 1n))),
+    },
+    {
+      weight: 1,
+      arbitrary: fc.tuple(id, who).map(([id, who]) => tail(bytesOf.attach(id, endpointOf(who)))),
+    },
+    {
+      weight: 1,
+      arbitrary: fc.tuple(id, who).map(([id, who]) => tail(bytesOf.detach(id, endpointOf(who)))),
+    },
+    {
+      weight: 8,
+      arbitrary: fc
+        .tuple(who, page, fc.boolean())
+        .map(([who, page, write]) => ({ who, at: page * 4096 + 9, length: 8, write })),
+    },
+  );
+  const attached = [0, 1].map((who) => tail(bytesOf.attach(0, endpointOf(who))));
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 20, maxLength: 80 }), (steps) =>
+      check([...attached, ...steps]),
+    ),
+    { numRuns: 300 },
   );
 });
 
