@@ -35,8 +35,9 @@ export class Iommu implements IommuParts {
 
   /**
    * To be called after a domain lost or changed a mapping and before the guest hears of it. When it
-   * returns no DMA uses the old translation: DMA is synchronous on this thread, so none is in
-   * flight now, and the next one misses the IOTLB.
+   * returns no DMA uses the old translation: DMA is synchronous on this thread, a batch of them too
+   * (a port is done with memory when its call returns), so none is in flight now, and the next one
+   * misses the IOTLB.
    */
   invalidate(domain: Domain, iova: number, length: number): void {
     this.iotlb.invalidate(domain, iova, length);
