@@ -28,6 +28,19 @@ export interface PciCapability {
   readonly bytes: Uint8Array;
   /** Of the same length: a bit is 1 where a guest's write reaches it. Absent: read-only. */
   readonly writable?: Uint8Array;
+  /** For one that does more than hold its bits. */
+  readonly handlers?: CapabilityHandlers;
+}
+
+/**
+ * What happens beside storing, around a guest's access to configuration space that touches the
+ * capability. `live` is all of its bytes, to be changed in place; the range is the part touched.
+ */
+export interface CapabilityHandlers {
+  /** Before a guest's read. */
+  refresh(live: Uint8Array, from: number, end: number): void;
+  /** After a guest's write, once what may be written is stored. */
+  written(live: Uint8Array, from: number, end: number): void;
 }
 
 /** What a reset came from; a function-level reset is PCIe base spec section 6.6.2. */

@@ -5,7 +5,7 @@
  */
 import { CapabilityId } from '../pci/capability/capability.ts';
 import { Command, configSpace, Header } from '../pci/config-space.ts';
-import type { PciEndpoint } from '../pci/endpoint.ts';
+import type { CapabilityHandlers, PciEndpoint } from '../pci/endpoint.ts';
 
 const STATUS_INTERRUPT = 1 << 3;
 const MSI_ENABLE = 1 << 0;
@@ -25,6 +25,13 @@ export interface ConfigEvents {
   intxDisable(): void;
 }
 
+/** A capability that acts on accesses, and where it lies. */
+interface ActiveCapability {
+  readonly at: number;
+  readonly live: Uint8Array;
+  readonly handlers: CapabilityHandlers;
+}
+
 export class LiveConfigSpace {
   readonly size: number;
   readonly #bytes: Uint8Array;
@@ -36,6 +43,7 @@ export class LiveConfigSpace {
   readonly #msi: number | undefined;
   readonly #msix: number | undefined;
   readonly #power: number | undefined;
+  readonly #active: readonly ActiveCapability[];
   /** Bus mastering, as it was last told. */
   #toldMaster = false;
 
@@ -56,6 +64,11 @@ export class LiveConfigSpace {
     this.#msi = offsetOf(CapabilityId.msi);
     this.#msix = offsetOf(CapabilityId.msix);
     this.#power = offsetOf(CapabilityId.powerManagement);
+    this.#active = endpoint.capabilities.flatMap(({ bytes, handlers }, index) => {
+      const at = laid.capabilityOffsets[index];
+      if (handlers === undefined || at === undefined) return [];
+      return [{ at, live: this.#bytes.subarray(at, at + bytes.length), handlers }];
+    });
   }
 
   get busMaster(): boolean {
@@ -82,6 +95,11 @@ export class LiveConfigSpace {
 
   /** Copies `into.length` bytes at `offset`; the range is inside the space. */
   read(offset: number, into: Uint8Array): void {
+    for (const { at, live, handlers } of this.#active) {
+      const from = Math.max(offset - at, 0);
+      const end = Math.min(offset + into.length - at, live.length);
+      if (from < end) handlers.refresh(live, from, end);
+    }
     for (let i = 0; i < into.length; i++) into[i] = this.#bytes[offset + i] as number;
   }
 
@@ -93,6 +111,11 @@ export class LiveConfigSpace {
       const mask = this.#writable[offset + i] as number;
       const kept = (this.#bytes[offset + i] as number) & ~mask;
       this.#bytes[offset + i] = kept | ((from[i] as number) & mask);
+    }
+    for (const { at, live, handlers } of this.#active) {
+      const begin = Math.max(offset - at, 0);
+      const end = Math.min(offset + from.length - at, live.length);
+      if (begin < end) handlers.written(live, begin, end);
     }
     if (this.#takesFunctionReset()) {
       this.#events.reset('function-level');

@@ -4,6 +4,7 @@ import type { PciCapability } from '../endpoint.ts';
 export const CapabilityId = {
   powerManagement: 0x01,
   msi: 0x05,
+  vendorSpecific: 0x09,
   express: 0x10,
   msix: 0x11,
 } as const;
