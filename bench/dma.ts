@@ -247,6 +247,8 @@ async function measureLookUp(): Promise<DmaResult['lookUp']> {
     permits: (direction, address, length) => regions.permits(direction, address, length),
     read: () => {},
     write: () => {},
+    readBatch: () => {},
+    writeBatch: () => {},
   });
   const times = callsARound(4096);
   const [from, into] = twoArrays(4096);

@@ -45,3 +45,18 @@ export function pwrite(fd: number, from: Bytes, offset: number): number {
   const result = pwriteCall(fd, from, from.length, offset);
   return result < 0 ? -koffi.errno() : result;
 }
+
+const syncFileRangeNative = declared(
+  'int sync_file_range(int fd, int64_t offset, int64_t bytes, unsigned int flags)',
+);
+let syncFileRangeCall: Native | undefined;
+const SYNC_FILE_RANGE_WRITE = 2;
+
+/**
+ * sync_file_range(2): starts to write the range's dirty pages back, and waits for none of them. Says
+ * nothing of a failure: whoever waits for the pages gets it.
+ */
+export function startWriteBack(fd: number, offset: number, bytes: number): void {
+  syncFileRangeCall ??= syncFileRangeNative();
+  syncFileRangeCall(fd, offset, bytes, SYNC_FILE_RANGE_WRITE);
+}

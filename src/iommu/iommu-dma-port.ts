@@ -1,5 +1,11 @@
-import { type KeySlot, keySlot } from '../keys/key-slot.ts';
-import { type Gpa, type GuestMemory, gpa, MemoryError } from '../memory/guest-memory.ts';
+import type { KeySlot } from '../keys/key-slot.ts';
+import {
+  type Gpa,
+  type GuestMemory,
+  gpa,
+  MemoryError,
+  type MemoryRun,
+} from '../memory/guest-memory.ts';
 import {
   DmaAbort,
   type DmaAccess,
@@ -18,11 +24,14 @@ import type { SlotDirectory } from './slot-directory.ts';
 /** Longest single access in bytes; bounds the segments one access may fall into. */
 export const DMA_MAX_BYTES = 16 * 1024 * 1024;
 
+/** So many segments of a batch go to memory at once, and those of the access that reaches it. */
+const SEGMENTS_A_GO = 256;
+const NO_BYTES = new Uint8Array(0);
+
 /** A run of bytes that lies together in guest-physical memory and goes through one slot. */
-interface Segment {
-  address: Gpa;
-  length: number;
-  slot: KeySlot;
+interface Segment extends MemoryRun {
+  /** Whose bytes these are, in a batch. */
+  access: DmaAccess | undefined;
 }
 
 /** What a port needs of the IOMMU it belongs to. */
@@ -70,19 +79,12 @@ export class IommuDmaPort implements DmaPort {
   }
 
   readInto(iova: Iova, into: Uint8Array): void {
-    const segments = this.#resolve('read', iova, into.length);
+    checkLength(into.length);
+    const segments = this.#resolve('read', iova, into.length, 0);
     try {
-      if (segments === 1) {
-        const segment = this.#segments[0] as Segment;
-        this.#memory.read(segment.address, segment.slot, into);
-        return;
-      }
-      let done = 0;
-      for (let i = 0; i < segments; i++) {
-        const { address, slot, length } = this.#segments[i] as Segment;
-        this.#memory.read(address, slot, into.subarray(done, done + length));
-        done += length;
-      }
+      const first = this.#segments[0] as Segment;
+      if (segments === 1) this.#memory.read(first.address, first.slot, into);
+      else this.#scattered('read', into, segments);
     } catch (error) {
       into.fill(0);
       this.#failed(error, 'read', iova, into.length);
@@ -90,42 +92,103 @@ export class IommuDmaPort implements DmaPort {
   }
 
   writeFrom(iova: Iova, from: Uint8Array): void {
-    const segments = this.#resolve('write', iova, from.length);
+    checkLength(from.length);
+    const segments = this.#resolve('write', iova, from.length, 0);
     try {
-      let done = 0;
-      for (let i = 0; i < segments; i++) {
-        const { address, slot, length } = this.#segments[i] as Segment;
-        const part = segments === 1 ? from : from.subarray(done, done + length);
-        this.#memory.write(address, slot, part);
-        done += length;
-      }
+      const first = this.#segments[0] as Segment;
+      if (segments === 1) this.#memory.write(first.address, first.slot, from);
+      else this.#scattered('write', from, segments);
     } catch (error) {
       this.#failed(error, 'write', iova, from.length);
     }
   }
 
   readBatch(accesses: readonly DmaAccess[], count: number): number {
-    return this.#eachOf(accesses, count, (access) => this.readInto(access.iova, access.bytes));
+    return this.#batch('read', accesses, count);
   }
 
   writeBatch(accesses: readonly DmaAccess[], count: number): number {
-    return this.#eachOf(accesses, count, (access) => this.writeFrom(access.iova, access.bytes));
+    return this.#batch('write', accesses, count);
   }
 
-  #eachOf(accesses: readonly DmaAccess[], count: number, run: (access: DmaAccess) => void): number {
+  #batch(direction: DmaDirection, accesses: readonly DmaAccess[], count: number): number {
+    // A length that no access may have is the device's mistake: found before any byte moves.
+    for (let i = 0; i < count; i++) checkLength((accesses[i] as DmaAccess).bytes.length);
     let refused = 0;
+    let segments = 0;
     for (let i = 0; i < count; i++) {
       const access = accesses[i] as DmaAccess;
       access.abort = undefined;
       try {
-        run(access);
+        const end = this.#resolve(direction, access.iova, access.bytes.length, segments);
+        this.#assign(access.bytes, segments, end, access);
+        segments = end;
       } catch (error) {
         if (!(error instanceof DmaAbort)) throw error;
         access.abort = error;
         refused++;
       }
+      if (segments >= SEGMENTS_A_GO) {
+        refused += this.#go(direction, segments);
+        segments = 0;
+      }
     }
-    return refused;
+    return segments === 0 ? refused : refused + this.#go(direction, segments);
+  }
+
+  /** Moves the bytes of the first segments. @returns how many accesses memory failed. */
+  #go(direction: DmaDirection, segments: number): number {
+    this.#move(direction, segments);
+    let failed = 0;
+    for (let i = 0; i < segments; i++) {
+      const segment = this.#segments[i] as Segment;
+      const { access } = segment;
+      if (segment.failure !== undefined && access !== undefined && access.abort === undefined) {
+        const { iova, bytes } = access;
+        if (direction === 'read') bytes.fill(0);
+        access.abort = this.#aborted(direction, iova, bytes.length, 'memory-failed');
+        failed++;
+      }
+      this.#release(segment);
+    }
+    return failed;
+  }
+
+  /** One access that falls into several segments. @throws MemoryError */
+  #scattered(direction: DmaDirection, bytes: Uint8Array, segments: number): void {
+    this.#assign(bytes, 0, segments, undefined);
+    this.#move(direction, segments);
+    let failure: MemoryError | undefined;
+    for (let i = 0; i < segments; i++) {
+      const segment = this.#segments[i] as Segment;
+      failure ??= segment.failure;
+      this.#release(segment);
+    }
+    if (failure !== undefined) throw failure;
+  }
+
+  #move(direction: DmaDirection, segments: number): void {
+    if (direction === 'read') this.#memory.readBatch(this.#segments, segments);
+    else this.#memory.writeBatch(this.#segments, segments);
+  }
+
+  /** The segments from `first` up to `end` are those of `bytes`, in order. */
+  #assign(bytes: Uint8Array, first: number, end: number, access: DmaAccess | undefined): void {
+    let start = 0;
+    for (let i = first; i < end; i++) {
+      const segment = this.#segments[i] as Segment;
+      segment.bytes = bytes;
+      segment.start = start;
+      segment.access = access;
+      start += segment.length;
+    }
+  }
+
+  /** Segments are kept; the arrays that went through them are the device's. */
+  #release(segment: Segment): void {
+    segment.bytes = NO_BYTES;
+    segment.access = undefined;
+    segment.failure = undefined;
   }
 
   async read(iova: Iova, length: number): Promise<Uint8Array> {
@@ -139,9 +202,8 @@ export class IommuDmaPort implements DmaPort {
     this.writeFrom(iova, bytes);
   }
 
-  /** Checks the whole access and fills the segments; answers how many there are. */
-  #resolve(direction: DmaDirection, iova: Iova, length: number): number {
-    checkLength(length);
+  /** Checks the whole access and fills in segments from `first` on; answers where they end. */
+  #resolve(direction: DmaDirection, iova: Iova, length: number, first: number): number {
     const { table, iotlb } = this.#iommu;
     if (this.#entryVersion !== table.version) {
       this.#entry = table.get(this.rid);
@@ -160,7 +222,7 @@ export class IommuDmaPort implements DmaPort {
 
     const translation = this.#translation;
     const { domain } = entry;
-    let count = 0;
+    let end = first;
     for (let done = 0; done < length; ) {
       const fault = domain.cacheable
         ? iotlb.translate(domain, start + done, translation)
@@ -177,28 +239,31 @@ export class IommuDmaPort implements DmaPort {
       if (!this.#memory.permits(direction, translation.address, part)) {
         this.#refuse(direction, iova, length, 'outside-memory');
       }
-      count = this.#addSegment(count, translation.address, part, slot);
+      end = this.#addSegment(first, end, translation.address, part, slot);
       done += part;
     }
-    return count;
+    return end;
   }
 
-  /** Appends to the last segment where the bytes go on there, so that memory sees long runs. */
-  #addSegment(count: number, address: Gpa, length: number, slot: KeySlot): number {
-    const last = count > 0 ? this.#segments[count - 1] : undefined;
+  /** Appends to the access's last segment where the bytes go on there, so that memory sees long runs. */
+  #addSegment(first: number, end: number, address: Gpa, length: number, slot: KeySlot): number {
+    const last = end > first ? this.#segments[end - 1] : undefined;
     if (last !== undefined && last.slot === slot && last.address + last.length === address) {
       last.length += length;
-      return count;
+      return end;
     }
-    let segment = this.#segments[count];
+    let segment = this.#segments[end];
     if (segment === undefined) {
-      segment = { address, length, slot: keySlot(0) };
+      segment = {
+        ...{ address, slot, length },
+        ...{ bytes: NO_BYTES, start: 0, failure: undefined, access: undefined },
+      };
       this.#segments.push(segment);
     }
     segment.address = address;
     segment.length = length;
     segment.slot = slot;
-    return count + 1;
+    return end + 1;
   }
 
   #slotFault(slot: KeySlot, entry: DeviceTableEntry): FaultReason | undefined {
@@ -220,6 +285,11 @@ export class IommuDmaPort implements DmaPort {
   }
 
   #refuse(direction: DmaDirection, iova: Iova, length: number, reason: FaultReason): never {
+    throw this.#aborted(direction, iova, length, reason);
+  }
+
+  /** Records the fault; answers what the device may know of it. */
+  #aborted(direction: DmaDirection, iova: Iova, length: number, reason: FaultReason): DmaAbort {
     const entry = this.#entry;
     this.#iommu.faults.record({
       rid: this.rid,
@@ -231,7 +301,7 @@ export class IommuDmaPort implements DmaPort {
       vm: entry?.vm,
       slot: entry?.slot,
     });
-    throw new DmaAbort(direction, iova, length, reason);
+    return new DmaAbort(direction, iova, length, reason);
   }
 }
 

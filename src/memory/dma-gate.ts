@@ -52,10 +52,11 @@
  */
 import { viewOfAddress } from '../ffi/libc.ts';
 
-const HEADER_BYTES = 4096;
 const PAGE_BYTES = 4096;
+/** How many accesses may be asked for at a time. */
+export const GATE_ENTRIES = 64;
 
-/** What became of the access that the device's process asked for last. */
+/** What became of an access that the device's process asked for. */
 export const GateOutcome = {
   /** The controller has not seen it. */
   none: 0,
@@ -66,13 +67,24 @@ export const GateOutcome = {
   slotRefused: 3,
 } as const;
 
-const FILLS_EXPECTED = 0;
-const SLOT = 1;
-const OUTCOME = 2;
+/** The first word is the number of entries asked for; entries begin at word 16, 8 words each. */
+const COUNT = 0;
+const ENTRIES_AT = 16;
+const ENTRY_WORDS = 8;
+const OFFSET = 0;
+const OFFSET_HIGH = 1;
+const LENGTH = 2;
+const SLOT = 3;
+const FILLS_EXPECTED = 4;
+const OUTCOME = 5;
+const HEADER_BYTES = PAGE_BYTES;
+const HEADER_WORDS = HEADER_BYTES / Uint32Array.BYTES_PER_ELEMENT;
 
 export class DmaGate {
   readonly #words: Uint32Array;
   readonly #fills: Uint32Array;
+  /** The controller's side: requests come in the order of their entries, nearly always. */
+  #next = 0;
 
   /**
    * @param address a shared mapping of {@link DmaGate.bytesFor} bytes, which outlives the gate.
@@ -80,7 +92,7 @@ export class DmaGate {
    */
   constructor(address: number, memoryBytes: number) {
     const bytes = viewOfAddress(address, DmaGate.bytesFor(memoryBytes));
-    this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset, 16);
+    this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset, HEADER_WORDS);
     this.#fills = new Uint32Array(
       bytes.buffer,
       bytes.byteOffset + HEADER_BYTES,
@@ -92,29 +104,63 @@ export class DmaGate {
     return HEADER_BYTES + (memoryBytes / PAGE_BYTES) * Uint32Array.BYTES_PER_ELEMENT;
   }
 
-  /** The device's side, before each access. */
-  ask(slot: number, offset: number, length: number): void {
-    this.#words[SLOT] = slot;
-    this.#words[OUTCOME] = GateOutcome.none;
-    this.#words[FILLS_EXPECTED] = this.#fillsOf(offset, length);
+  /**
+   * The device's side: fills in entry `index` (below {@link GATE_ENTRIES}). The controller looks at it
+   * once {@link open} names it; entries that are open at the same time must not overlap.
+   */
+  ask(index: number, slot: number, offset: number, length: number): void {
+    const at = ENTRIES_AT + index * ENTRY_WORDS;
+    const words = this.#words;
+    words[at + OFFSET] = offset;
+    words[at + OFFSET_HIGH] = offset / 2 ** 32;
+    words[at + LENGTH] = length;
+    words[at + SLOT] = slot;
+    words[at + OUTCOME] = GateOutcome.none;
+    words[at + FILLS_EXPECTED] = this.#fillsOf(offset, length);
   }
 
-  get outcome(): number {
-    return this.#words[OUTCOME] ?? GateOutcome.none;
+  /** The device's side: the first `count` entries are asked for; 0 withdraws them all. */
+  open(count: number): void {
+    this.#words[COUNT] = count;
+  }
+
+  /** The device's side: what became of an entry. */
+  outcome(index: number): number {
+    return this.#words[ENTRIES_AT + index * ENTRY_WORDS + OUTCOME] ?? GateOutcome.none;
+  }
+
+  /** The controller's side: the entry that a direct request is for, or -1 where none asks for it. */
+  find(offset: number, length: number): number {
+    const words = this.#words;
+    // The page is shared: its count is only as good as who wrote it.
+    const count = Math.min(words[COUNT] ?? 0, GATE_ENTRIES);
+    for (let turn = 0, index = this.#next; turn < count; turn++, index++) {
+      if (index >= count) index = 0;
+      const at = ENTRIES_AT + index * ENTRY_WORDS;
+      if (
+        words[at + LENGTH] === length &&
+        (words[at + OFFSET] ?? 0) + (words[at + OFFSET_HIGH] ?? 0) * 2 ** 32 === offset
+      ) {
+        this.#next = index + 1;
+        return index;
+      }
+    }
+    return -1;
   }
 
   /** The controller's side: the slot that the IOMMU resolved. */
-  get slot(): number {
-    return this.#words[SLOT] ?? 0;
+  slot(index: number): number {
+    return this.#words[ENTRIES_AT + index * ENTRY_WORDS + SLOT] ?? 0;
   }
 
   /** The controller's side: whether the range stayed out of the cache since it was asked for. */
-  undisturbed(offset: number, length: number): boolean {
-    return this.#fillsOf(offset, length) === this.#words[FILLS_EXPECTED];
+  undisturbed(index: number, offset: number, length: number): boolean {
+    const expected = this.#words[ENTRIES_AT + index * ENTRY_WORDS + FILLS_EXPECTED];
+    return this.#fillsOf(offset, length) === expected;
   }
 
-  settle(outcome: number): void {
-    this.#words[OUTCOME] = outcome;
+  settle(index: number, outcome: number): void {
+    this.#words[ENTRIES_AT + index * ENTRY_WORDS + OUTCOME] = outcome;
   }
 
   /** The controller's side: a cache fill of the range is about to be answered. */

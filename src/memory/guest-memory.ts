@@ -11,6 +11,21 @@ export function gpa(address: number): Gpa {
 }
 
 /**
+ * One run of a batch: bytes that lie together in guest-physical memory and go through one slot. Who
+ * asks may keep it and use it again.
+ */
+export interface MemoryRun {
+  address: Gpa;
+  slot: KeySlot;
+  /** What is read into, or written from: `length` bytes from `start` on. */
+  bytes: Uint8Array;
+  start: number;
+  length: number;
+  /** Set by the memory: why the run failed, or undefined where it was done. */
+  failure: MemoryError | undefined;
+}
+
+/**
  * Guest memory as the DMA side of the memory controller: an access to a private page goes through
  * DRAM and the key of `slot`. The three kinds (sealed, plain, guest-held) share this face.
  */
@@ -22,6 +37,13 @@ export interface GuestMemory {
   read(address: Gpa, slot: KeySlot, into: Uint8Array): void;
   /** Writes all of `from`. The range must be permitted. @throws MemoryError */
   write(address: Gpa, slot: KeySlot, from: Uint8Array): void;
+  /**
+   * Reads the first `count` runs, which must be permitted. Each is done or fails by itself; they
+   * have no order among each other, and all are over on return.
+   */
+  readBatch(runs: readonly MemoryRun[], count: number): void;
+  /** As {@link readBatch}. Where two overlap, either may come last. */
+  writeBatch(runs: readonly MemoryRun[], count: number): void;
 }
 
 /** Memory that did not answer: the controller is gone, or a coherent write found no moment. */

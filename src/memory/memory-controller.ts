@@ -23,7 +23,7 @@ export interface MemoryControllerOptions {
   readonly directory: string;
   /** `evp` unless told. */
   readonly engine?: Exclude<XtsEngineName, 'noble'>;
-  /** Called with each thing that broke there and that no request asked for. */
+  /** Called with each thing that broke there, or on the way there, and that no request asked for. */
   readonly onFailure?: (message: string) => void;
   /** Called once when the controller ends without having been told to: guests are lost with it. */
   readonly onLost?: (error: MemoryError) => void;
@@ -129,6 +129,11 @@ export class MemoryController {
 
   counters(name: string): Promise<ControllerAnswers['counters']> {
     return this.#ask({ op: 'counters', name });
+  }
+
+  /** Tells whoever started it what does not work as it should on the way to its memory. */
+  report(message: string): void {
+    this.#options.onFailure?.(message);
   }
 
   /**

@@ -1,5 +1,5 @@
 import type { KeySlot } from '../keys/key-slot.ts';
-import type { Gpa, GuestMemory } from './guest-memory.ts';
+import type { Gpa, GuestMemory, MemoryRun } from './guest-memory.ts';
 import { MemoryError } from './guest-memory.ts';
 import { type RamRegion, RamRegions } from './ram-regions.ts';
 
@@ -51,11 +51,42 @@ export class PlainMemory implements GuestMemory {
     }
   }
 
+  readBatch(runs: readonly MemoryRun[], count: number): void {
+    for (let i = 0; i < count; i++) {
+      const run = runs[i] as MemoryRun;
+      run.failure = undefined;
+      try {
+        this.read(run.address, run.slot, bytesOf(run));
+      } catch (error) {
+        if (!(error instanceof MemoryError)) throw error;
+        run.failure = error;
+      }
+    }
+  }
+
+  writeBatch(runs: readonly MemoryRun[], count: number): void {
+    for (let i = 0; i < count; i++) {
+      const run = runs[i] as MemoryRun;
+      run.failure = undefined;
+      try {
+        this.write(run.address, run.slot, bytesOf(run));
+      } catch (error) {
+        if (!(error instanceof MemoryError)) throw error;
+        run.failure = error;
+      }
+    }
+  }
+
   #region(address: number): RamRegion<RegionBytes> {
     const region = this.regions.find(address);
     if (region !== undefined) return region;
     throw new MemoryError(`expected an address in guest RAM, got 0x${address.toString(16)}`);
   }
+}
+
+/** The run's own bytes; a view is made only where they are not all of the array. */
+function bytesOf({ bytes, start, length }: MemoryRun): Uint8Array {
+  return length === bytes.length ? bytes : bytes.subarray(start, start + length);
 }
 
 /** A VMM may take memory away under a mapping: that is its fault, and a machine check for the device. */

@@ -19,11 +19,13 @@ import type { ControllerAnswers } from './controller/messages.ts';
 import { DmaGate } from './dma-gate.ts';
 import { MemoryError } from './guest-memory.ts';
 import type { MemoryController } from './memory-controller.ts';
+import { SealedBatch, type SealedBatchCounters, type SealedBatchOptions } from './sealed-batch.ts';
 import { SealedMemory } from './sealed-memory.ts';
+import { SealedPort } from './sealed-port.ts';
 
 const PAGE_BYTES = 4096;
 
-export interface SealedRamOptions {
+export interface SealedRamOptions extends Omit<SealedBatchOptions, 'onFallback'> {
   /** Names the file: a-z, 0-9 and -. */
   readonly name: string;
   readonly vm: VmId;
@@ -49,7 +51,8 @@ export class SealedRam {
   /** What to give to QEMU as mem-path. */
   readonly path: string;
   readonly #controller: MemoryController;
-  readonly #gate: DmaGate;
+  readonly #port: SealedPort;
+  readonly #batch: SealedBatch;
   readonly #dram: Uint8Array;
   readonly #mappings: Mappings;
   /** Undefined once closed: the number may be another file's by then. */
@@ -66,7 +69,12 @@ export class SealedRam {
     this.bytes = options.bytes;
     this.path = path;
     this.#mappings = mappings;
-    this.#gate = new DmaGate(mappings.gateAt, options.bytes);
+    const gate = new DmaGate(mappings.gateAt, options.bytes);
+    this.#port = new SealedPort(() => this.#descriptor(), gate, options.bytes);
+    this.#batch = new SealedBatch(this.#port, {
+      ...options,
+      onFallback: (why) => controller.report(why),
+    });
     this.#dram = viewOfAddress(mappings.dramAt, options.bytes);
     this.#fd = openSync(path, constants.O_RDWR | constants.O_DIRECT);
   }
@@ -104,7 +112,7 @@ export class SealedRam {
   memory(): SealedMemory {
     const { dev, ino } = fstatSync(this.#descriptor(), { bigint: true });
     const file = { device: dev, inode: ino };
-    return new SealedMemory(() => this.#descriptor(), this.#gate, file, this.bytes);
+    return new SealedMemory(this.#port, this.#batch, file);
   }
 
   /**
@@ -113,6 +121,11 @@ export class SealedRam {
    */
   dram(): Uint8Array {
     return this.#dram;
+  }
+
+  /** What batches of accesses did so far. */
+  get batchCounters(): Readonly<SealedBatchCounters> {
+    return this.#batch.counters;
   }
 
   /** Writes every dirty page back: after it DRAM holds all that the guest stored before. */
@@ -129,6 +142,7 @@ export class SealedRam {
     const fd = this.#fd;
     if (fd === undefined) return;
     this.#fd = undefined;
+    this.#batch.close();
     // Views of both were handed out, so the addresses stay taken; the memory behind them goes.
     const { gateAt, dramAt } = this.#mappings;
     const nothing = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;

@@ -34,7 +34,7 @@ interface Entry {
   readonly node: number;
   readonly name: string;
   readonly file: SealedFile;
-  /** One opener at a time has the DMA port: the gate has room for one access. */
+  /** One opener at a time has the DMA port: the gate's entries are one process's. */
   dmaOpen: boolean;
 }
 

@@ -87,32 +87,34 @@ export class SealedFile {
   }
 
   dmaRead(offset: number, length: number, into: number): number {
-    if (offset + length > this.bytes) return -EIO;
-    const cipher = this.#ciphers.cipher(this.#gate.slot, this.vm);
-    if (cipher === undefined) return this.#refuseDma();
+    const entry = this.#gate.find(offset, length);
+    if (entry < 0 || offset + length > this.bytes) return -EIO;
+    const cipher = this.#ciphers.cipher(this.#gate.slot(entry), this.vm);
+    if (cipher === undefined) return this.#refuseDma(entry);
     this.#dram.read(cipher, offset, length, into);
     this.counters.dmaReads++;
-    this.#gate.settle(GateOutcome.done);
+    this.#gate.settle(entry, GateOutcome.done);
     return length;
   }
 
   dmaWrite(offset: number, length: number, from: number): number {
-    if (offset + length > this.bytes) return -EIO;
-    const cipher = this.#ciphers.cipher(this.#gate.slot, this.vm);
-    if (cipher === undefined) return this.#refuseDma();
-    if (!this.#gate.undisturbed(offset, length)) {
+    const entry = this.#gate.find(offset, length);
+    if (entry < 0 || offset + length > this.bytes) return -EIO;
+    const cipher = this.#ciphers.cipher(this.#gate.slot(entry), this.vm);
+    if (cipher === undefined) return this.#refuseDma(entry);
+    if (!this.#gate.undisturbed(entry, offset, length)) {
       this.counters.dmaRetries++;
-      this.#gate.settle(GateOutcome.refilled);
+      this.#gate.settle(entry, GateOutcome.refilled);
       return -EAGAIN;
     }
     this.#dram.write(cipher, offset, length, from);
     this.counters.dmaWrites++;
-    this.#gate.settle(GateOutcome.done);
+    this.#gate.settle(entry, GateOutcome.done);
     return length;
   }
 
-  #refuseDma(): number {
-    this.#gate.settle(GateOutcome.slotRefused);
+  #refuseDma(entry: number): number {
+    this.#gate.settle(entry, GateOutcome.slotRefused);
     return this.#refuse(EACCES);
   }
 

@@ -39,6 +39,8 @@ export const Opcode = {
 export const InitFlag = {
   ASYNC_READ: 1 << 0,
   BIG_WRITES: 1 << 5,
+  /** Direct I/O is sent in the background: only so can a process have several requests under way. */
+  ASYNC_DIO: 1 << 15,
   WRITEBACK_CACHE: 1 << 16,
   ABORT_ERROR: 1 << 21,
   MAX_PAGES: 1 << 22,

@@ -41,6 +41,16 @@ import { EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOSYS } from './errno.ts';
 export const MAX_TRANSFER_BYTES = 1024 * 1024;
 const MAX_PAGES = MAX_TRANSFER_BYTES / 4096;
 
+/**
+ * Requests that the kernel sends without waiting: cache fills, write-backs and DMA share them. Where
+ * so many are under way, who sends another waits until this process has answered some: nothing here
+ * waits for anybody, so that is a delay, never a circle. The kernel may hold an unprivileged mount
+ * to fewer (fs/fuse's max_user_bgreq).
+ */
+const MAX_BACKGROUND = 256;
+/** From here on the kernel leaves out reading ahead. */
+const CONGESTION_THRESHOLD = 192;
+
 const IN_BYTES = MAX_TRANSFER_BYTES + 64 * 1024;
 /** Answers stand at this offset, so that a READ's data, right behind the header, is page-aligned. */
 const OUT_AT = 4096 - OUT_HEADER_BYTES;
@@ -234,6 +244,7 @@ export class FuseConnection {
     const wanted =
       InitFlag.ASYNC_READ |
       InitFlag.BIG_WRITES |
+      InitFlag.ASYNC_DIO |
       InitFlag.WRITEBACK_CACHE |
       InitFlag.ABORT_ERROR |
       InitFlag.MAX_PAGES |
@@ -255,8 +266,8 @@ export class FuseConnection {
     out.setUint32(4, Math.min(minor, FUSE_KERNEL_MINOR_VERSION), true);
     out.setUint32(8, MAX_TRANSFER_BYTES, true); // max_readahead
     out.setUint32(12, wanted, true);
-    out.setUint16(16, 64, true); // max_background
-    out.setUint16(18, 48, true); // congestion_threshold
+    out.setUint16(16, MAX_BACKGROUND, true);
+    out.setUint16(18, CONGESTION_THRESHOLD, true);
     out.setUint32(20, MAX_TRANSFER_BYTES, true); // max_write
     out.setUint32(24, 1, true); // time_gran
     out.setUint16(28, MAX_PAGES, true);

@@ -1,14 +1,25 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { DeviceTableEntry } from '../../../src/iommu/device-table.ts';
-import { BlockedDomain, IdentityDomain, type Rights } from '../../../src/iommu/domain.ts';
+import {
+  BlockedDomain,
+  type Domain,
+  IdentityDomain,
+  type Rights,
+  type Translation,
+} from '../../../src/iommu/domain.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
 import { DMA_MAX_BYTES, type IommuDmaPort } from '../../../src/iommu/iommu-dma-port.ts';
 import { keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
 import type { GuestMemory } from '../../../src/memory/guest-memory.ts';
-import { MemoryError } from '../../../src/memory/guest-memory.ts';
-import { DmaAbort, type FaultReason, type Iova } from '../../../src/pci/dma-port.ts';
+import { gpa, MemoryError } from '../../../src/memory/guest-memory.ts';
+import {
+  DmaAbort,
+  type DmaAccess,
+  type FaultReason,
+  type Iova,
+} from '../../../src/pci/dma-port.ts';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 import { FourSlots, nativeMemory } from './bench-memory.ts';
 
@@ -134,6 +145,8 @@ describe('what is refused', () => {
       write: () => {
         throw new MemoryError('expected an answer, got none');
       },
+      readBatch: () => {},
+      writeBatch: () => {},
     };
     const { port, iommu } = setUp({}, broken);
     const into = new Uint8Array(16);
@@ -188,4 +201,148 @@ test('the promises reject as the calls throw', async () => {
   const { port } = setUp({ rights: 'none' });
   await expect(port.read(0, 4)).rejects.toThrow(DmaAbort);
   await expect(port.write(0, new Uint8Array(4))).rejects.toThrow(DmaAbort);
+});
+
+/**
+ * Puts pages that follow each other apart. Every eighth may only be read, and every eighth goes through
+ * a slot that is not active.
+ */
+class ShuffledPages implements Domain {
+  readonly id = 88;
+  readonly cacheable = true;
+
+  translate(iova: number, into: Translation): 'unmapped' | undefined {
+    if (iova >= BYTES) return 'unmapped';
+    const page = Math.floor(iova / 4096);
+    into.address = gpa(ShuffledPages.page(page) * 4096 + (iova % 4096));
+    into.length = 4096 - (iova % 4096);
+    into.rights = page % 8 === 7 ? 'read' : 'read-write';
+    into.slot = page % 8 === 3 ? keySlot(3) : undefined;
+    return undefined;
+  }
+
+  static page(page: number): number {
+    return (page * 7) % (BYTES / 4096);
+  }
+}
+
+function access(iova: Iova, length: number, fill = 0): DmaAccess {
+  return { iova, bytes: new Uint8Array(length).fill(fill), abort: undefined };
+}
+
+describe('batches', () => {
+  const anAccess = fc.record({
+    start: fc.integer({ min: 0, max: BYTES + 3000 }),
+    length: fc.integer({ min: 1, max: 3 * 4096 }),
+    fill: fc.integer({ min: 1, max: 255 }),
+  });
+
+  test('a batch does and refuses what the same accesses would one by one', () => {
+    fc.assert(
+      fc.property(
+        fc.array(anAccess, { maxLength: 40 }),
+        fc.constantFrom('read' as const, 'write' as const),
+        (wanted, direction) => {
+          const domain = new ShuffledPages();
+          const [one, many] = [setUp({ domain }), setUp({ domain })];
+          for (const { bytes } of [one, many]) {
+            for (let i = 0; i < BYTES; i++) bytes[i] = (i * 31) >> 3;
+          }
+          const accesses = wanted.map(({ start, length, fill }) => access(start, length, fill));
+          const alone = wanted.map(({ start, length, fill }) => access(start, length, fill));
+          const reasons = alone.map(({ iova, bytes }) =>
+            reasonOf(() =>
+              direction === 'read'
+                ? one.port.readInto(iova, bytes)
+                : one.port.writeFrom(iova, bytes),
+            ),
+          );
+          const refused =
+            direction === 'read'
+              ? many.port.readBatch(accesses, accesses.length)
+              : many.port.writeBatch(accesses, accesses.length);
+          expect(accesses.map(({ abort }) => abort?.reason ?? 'allowed')).toEqual(reasons);
+          expect(refused).toBe(reasons.filter((reason) => reason !== 'allowed').length);
+          for (const [i, { bytes }] of accesses.entries()) {
+            expect(Buffer.compare(bytes, alone[i]?.bytes ?? bytes)).toBe(0);
+          }
+          // In plain memory the order is that of the batch, so overlaps end alike.
+          expect(Buffer.compare(many.bytes, one.bytes)).toBe(0);
+          const faults = ({ iommu }: typeof one) =>
+            iommu.faults.since(0).map(({ iova, length, reason }) => ({ iova, length, reason }));
+          expect(faults(many)).toEqual(faults(one));
+        },
+      ),
+      { numRuns: 100 },
+    );
+  });
+
+  test('only the first so many are done, and a batch may have none', () => {
+    const { port, bytes } = setUp();
+    const accesses = [access(0, 4, 1), access(4, 4, 2), access(8, 4, 3)];
+    expect(port.writeBatch(accesses, 0)).toBe(0);
+    expect(bytes.every((byte) => byte === 0)).toBe(true);
+    expect(port.writeBatch(accesses, 2)).toBe(0);
+    expect([...bytes.subarray(0, 12)]).toEqual([1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0]);
+  });
+
+  test('a batch of more segments than go to memory at once is done whole', () => {
+    const { port, bytes, iommu } = setUp({ domain: new ShuffledPages() });
+    for (let page = 0; page < BYTES / 4096; page++) {
+      bytes.fill(page + 1, ShuffledPages.page(page) * 4096, (ShuffledPages.page(page) + 1) * 4096);
+    }
+    const accesses = Array.from({ length: 1000 }, (_, i) => access((i % 16) * 4096 + 4000, 90));
+    const refused = port.readBatch(accesses, accesses.length);
+    const expected = accesses.filter((_, i) => i % 8 === 3).length;
+    for (const [i, { bytes: got, abort }] of accesses.entries()) {
+      const inactive = i % 8 === 3;
+      expect(abort?.reason).toBe(inactive ? 'slot-not-active' : undefined);
+      expect([...new Set(got)]).toEqual([inactive ? 0 : (i % 16) + 1]);
+    }
+    expect(refused).toBe(expected);
+    expect(iommu.faults.total).toBe(expected);
+  });
+
+  test('memory that fails some segments: their accesses abort once each, with zeros', () => {
+    const some: GuestMemory = {
+      mode: 'sealed',
+      permits: () => true,
+      read: () => {},
+      write: () => {},
+      readBatch: (runs, count) => {
+        for (const run of runs.slice(0, count)) {
+          const fails = Math.floor(run.address / 4096) % 2 === 1;
+          run.failure = fails ? new MemoryError('expected an answer, got none') : undefined;
+          run.bytes.fill(0x77, run.start, run.start + run.length);
+        }
+      },
+      writeBatch: (runs, count) => some.readBatch(runs, count),
+    };
+    // Page p lies at 7 p: odd pages fail.
+    const { port, iommu } = setUp({ domain: new ShuffledPages() }, some);
+    const accesses = [access(0, 100), access(4096, 100), access(0x1000, 3), access(0x2000, 5)];
+    const scattered = access(4000, 2 * 4096 + 50);
+    expect(port.readBatch(accesses, 4)).toBe(2);
+    expect(accesses.map(({ abort }) => abort?.reason)).toEqual([
+      ...[undefined, 'memory-failed', 'memory-failed', undefined],
+    ]);
+    expect(accesses.map(({ bytes }) => bytes[0])).toEqual([0x77, 0, 0, 0x77]);
+    expect(iommu.faults.total).toBe(2);
+    expect(reasonOf(() => port.readInto(scattered.iova, scattered.bytes))).toBe('memory-failed');
+    expect(scattered.bytes.every((byte) => byte === 0)).toBe(true);
+    expect(iommu.faults.total).toBe(3);
+    expect(port.writeBatch([scattered], 1)).toBe(1);
+    expect(iommu.faults.total).toBe(4);
+    // What failed once is not held against the next.
+    expect(port.readBatch(accesses, 1)).toBe(0);
+    expect(accesses[0]?.abort).toBeUndefined();
+  });
+
+  test('a length that no access may have is found before any byte moves', () => {
+    const { port, bytes, iommu } = setUp();
+    const accesses = [access(0, 4, 1), access(4, 0)];
+    expect(() => port.writeBatch(accesses, 2)).toThrow(RangeError);
+    expect(bytes.every((byte) => byte === 0)).toBe(true);
+    expect(iommu.faults.total).toBe(0);
+  });
 });
