@@ -3,11 +3,11 @@ import { type Outcome, Status } from '../status.ts';
 import type { AdminAnswer, AdminHost } from './admin-host.ts';
 import { EVENT_REQUESTS_MAX } from './capabilities.ts';
 
-/** Asynchronous Event Type: NVMe 1.4 §5.2.1, Figure 146, dword 0 bits 2:0. */
+/** Asynchronous Event Type: NVMe 1.4 §5.2.1, dword 0 bits 2:0. */
 export const EventType = { error: 0, smart: 1, notice: 2, ioCommandSet: 6, vendor: 7 } as const;
 export type EventType = (typeof EventType)[keyof typeof EventType];
 
-/** Error Status, Figure 147; the log page is 01h. */
+/** Error Status; the log page is 01h. */
 export const ErrorEvent = {
   invalidDoorbellRegister: 0,
   invalidDoorbellValue: 1,
@@ -17,10 +17,10 @@ export const ErrorEvent = {
   firmwareImageLoad: 5,
 } as const;
 
-/** SMART / Health Status, Figure 148. */
+/** SMART / Health Status; the log page is 02h. */
 export const SmartEvent = { reliability: 0, temperature: 1, spare: 2 } as const;
 
-/** Notice, Figure 149. */
+/** Notice; the log page is 04h. */
 export const NoticeEvent = { namespaceAttributes: 0 } as const;
 
 /** Asynchronous Event Configuration (feature 0Bh), §5.21.1.11: what can be enabled here. */

@@ -1,6 +1,6 @@
 /**
  * What this controller can do, said once: Identify declares it, the commands keep to it.
- * Figures are those of NVMe 1.4.
+ * Sections are those of NVMe 1.4.
  */
 
 /** Identify's VER and the VS register: 1.4.0 (§3.1.2). */
@@ -15,7 +15,7 @@ export const EVENT_REQUESTS_MAX = 4;
 /** Entries of the Error Information log (ELPE + 1): together a page. */
 export const ERROR_LOG_ENTRIES = 64;
 
-/** Abort commands that may be outstanding (ACL + 1); what §5.15.2.2 recommends. */
+/** Abort commands that may be outstanding (ACL + 1); what the specification recommends. */
 export const ABORTS_MAX = 4;
 
 /** Kelvin: composite temperatures to warn at (WCTEMP) and that are critical (CCTEMP). */
@@ -25,7 +25,7 @@ export const CRITICAL_TEMPERATURE = 353;
 /** NSID of all namespaces, and of none. */
 export const BROADCAST_NSID = 0xffff_ffff;
 
-/** Opcodes of the admin command set, §5 Figure 139. */
+/** Opcodes of the admin command set (§5). */
 export const AdminOpcode = {
   deleteIoSubmissionQueue: 0x00,
   createIoSubmissionQueue: 0x01,
@@ -41,7 +41,7 @@ export const AdminOpcode = {
   formatNvm: 0x80,
 } as const;
 
-/** Opcodes of the NVM command set, §6 Figure 346. */
+/** Opcodes of the NVM command set (§6). */
 export const IoOpcode = {
   flush: 0x00,
   write: 0x01,
@@ -52,7 +52,7 @@ export const IoOpcode = {
   verify: 0x0c,
 } as const;
 
-/** Log pages, §5.14.1 Figure 191. */
+/** Log pages (§5.14.1). */
 export const LogPage = {
   errorInformation: 0x01,
   health: 0x02,

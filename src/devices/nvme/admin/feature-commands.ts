@@ -6,10 +6,10 @@ import { BROADCAST_NSID } from './capabilities.ts';
 import type { Feature } from './feature-table.ts';
 import { namespaceOf, namespacesOf } from './namespace-lookup.ts';
 
-/** Select, dword 10 bits 10:8: NVMe 1.4 §5.13, Figure 183. */
+/** Select, dword 10 bits 10:8: NVMe 1.4 §5.13. */
 const Select = { current: 0, default: 1, saved: 2, supportedCapabilities: 3 } as const;
 
-/** Dword 0 for supported capabilities, Figure 184; no feature here is saveable (bit 0). */
+/** Dword 0 for supported capabilities; no feature here is saveable (bit 0). */
 const Capability = { namespaceSpecific: 1 << 1, changeable: 1 << 2 } as const;
 
 /** Save, dword 10 of Set Features. */

@@ -34,12 +34,12 @@ export interface FeatureEffects {
 
 const INVALID_FIELD: Outcome = Object.freeze({ status: Status.invalidField });
 
-/** Timestamp data structure, NVMe 1.4 §5.21.1.14, Figure 290. */
+/** Timestamp data structure, NVMe 1.4 §5.21.1.14. */
 const timestampData = structure(8, { milliseconds: raw(0, 6), attributes: u8(6) });
 /** Timestamp Origin, bits 3:1: it was set by Set Features. */
 const ORIGIN_HOST = 1 << 1;
 
-/** The features there are, by identifier: NVMe 1.4 §5.21.1, Figure 275. */
+/** The features there are, by identifier: NVMe 1.4 §5.21.1. */
 export function featureTable(effects: FeatureEffects): ReadonlyMap<number, Feature> {
   const { host, features, events, health } = effects;
   return new Map<number, Feature>([

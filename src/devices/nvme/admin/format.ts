@@ -7,7 +7,7 @@ import { namespacesOf } from './namespace-lookup.ts';
 import type { ResetCount } from './reset-count.ts';
 import { storageStep } from './storage-steps.ts';
 
-/** Secure Erase Settings, dword 10 bits 11:9: NVMe 1.4 §5.23, Figure 328. */
+/** Secure Erase Settings, dword 10 bits 11:9: NVMe 1.4 §5.23. */
 const SecureErase = { none: 0, userData: 1 } as const;
 
 /**

@@ -19,10 +19,10 @@ export interface PciVendor {
   readonly subsystemVendor: number;
 }
 
-/** Power State Descriptor, NVMe 1.4 §5.15.2.2, Figure 252. */
+/** Power State Descriptor, NVMe 1.4 §5.15.2.2, Figure 248. */
 const powerState = structure(32, { maxPower: u16(0), entryLatency: u32(4), exitLatency: u32(8) });
 
-/** Identify Controller data structure, NVMe 1.4 §5.15.2.2, Figure 251. */
+/** Identify Controller data structure, NVMe 1.4 §5.15.2.2, Figure 247. */
 const identifyController = structure(4096, {
   vid: u16(0),
   ssvid: u16(2),

@@ -3,10 +3,10 @@ import type { BlockBytes, Namespace } from '../namespace.ts';
 import type { NamespaceIdentifiers } from './namespace-identifiers.ts';
 import { list, nested, raw, structure, u8, u16, u32, u64, u128 } from './structure.ts';
 
-/** LBA Format, NVMe 1.4 §5.15.2.1, Figure 250. */
+/** LBA Format, NVMe 1.4 §5.15.2.1. */
 const lbaFormat = structure(4, { ms: u16(0), lbads: u8(2), rp: u8(3) });
 
-/** Identify Namespace data structure, NVMe 1.4 §5.15.2.1, Figure 249. */
+/** Identify Namespace data structure, NVMe 1.4 §5.15.2.1, Figure 245. */
 const identifyNamespace = structure(4096, {
   nsze: u64(0),
   ncap: u64(8),

@@ -14,7 +14,7 @@ import { namespaceOf } from './namespace-lookup.ts';
 import type { ResetCount } from './reset-count.ts';
 import { list, structure, u16, u32 } from './structure.ts';
 
-/** Controller or Namespace Structure, NVMe 1.4 §5.15.1, Figure 244: those answered here. */
+/** Controller or Namespace Structure, NVMe 1.4 §5.15.1: those answered here. */
 const Cns = {
   namespace: 0x00,
   controller: 0x01,
@@ -26,10 +26,10 @@ const Cns = {
   controllers: 0x13,
 } as const;
 
-/** Namespace List, §4.10: NSIDs by rising value, ended by a 0 where they are fewer than 1024. */
+/** Namespace List (§4): NSIDs by rising value, ended by a 0 where they are fewer than 1024. */
 const namespaceList = structure(4096, { nsids: list(u32(0), 1024) });
 
-/** Controller List, §4.9. */
+/** Controller List (§4). */
 const controllerList = structure(4096, { count: u16(0), identifiers: list(u16(2), 2047) });
 
 /**
@@ -99,7 +99,7 @@ export class Identify {
     return this.#send(command, data);
   }
 
-  /** §5.15.2.3 and §5.15.2.5: of those above the NSID, the lowest 1024. */
+  /** CNS 02h and 10h: of those above the NSID, the lowest 1024. */
   #namespaceList(command: Command): Outcome {
     const { nsid: above } = command;
     if (above >= BROADCAST_NSID - 1) return { status: Status.invalidNamespaceOrFormat };
@@ -113,14 +113,14 @@ export class Identify {
     return this.#send(command, identificationDescriptors(this.#identifiersOf(namespace)));
   }
 
-  /** §5.15.2.7. */
+  /** CNS 12h. */
   #attachedControllers(command: Command): Outcome {
     if (command.nsid === BROADCAST_NSID) return { status: Status.invalidField };
     if (this.#find(command.nsid) === undefined) return { status: Status.invalidNamespaceOrFormat };
     return this.#controllerList(command);
   }
 
-  /** §5.15.2.8: those with an identifier of at least CNTID (dword 10 bits 31:16). */
+  /** CNS 13h: those with an identifier of at least CNTID (dword 10 bits 31:16). */
   #controllerList(command: Command): Outcome {
     const identifiers = command.dword(10) >>> 16 <= CONTROLLER_ID ? [CONTROLLER_ID] : [];
     return this.#send(command, controllerList.write({ count: identifiers.length, identifiers }));

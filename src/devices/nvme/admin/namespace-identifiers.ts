@@ -32,7 +32,7 @@ export function namespaceIdentifiers(serialNumber: string, nsid: number): Namesp
   return { eui64, nguid, uuid };
 }
 
-/** Namespace Identifier Type, §5.15.2.4 Figure 249. */
+/** Namespace Identifier Type, §5.15.2.4. */
 const IdentifierType = { eui64: 1, nguid: 2, uuid: 3 } as const;
 
 /**

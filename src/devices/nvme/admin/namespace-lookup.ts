@@ -3,7 +3,7 @@ import { Status } from '../status.ts';
 import { BROADCAST_NSID } from './capabilities.ts';
 
 /**
- * The namespace of an NSID, or why there is none (NVMe 1.4 §6.1.2): Invalid Namespace or Format
+ * The namespace of an NSID, or why there is none (NVMe 1.4 §6.1): Invalid Namespace or Format
  * where it is 0 or above NN, Invalid Field where it is valid and no namespace has it.
  */
 export function namespaceOf(namespaces: readonly Namespace[], nsid: number): Namespace | Status {
@@ -12,7 +12,7 @@ export function namespaceOf(namespaces: readonly Namespace[], nsid: number): Nam
   return namespaces.find((namespace) => namespace.nsid === nsid) ?? Status.invalidField;
 }
 
-/** As {@link namespaceOf}, and FFFFFFFFh is all of them (§6.1.5). */
+/** As {@link namespaceOf}, and FFFFFFFFh is all of them. */
 export function namespacesOf(
   namespaces: readonly Namespace[],
   nsid: number,

@@ -4,7 +4,7 @@
  *     const descriptor = structure(4, { metadataBytes: u16(0), dataSize: u8(2) });
  *     const bytes = descriptor.write({ dataSize: 9 });
  *
- * All numbers are little-endian (NVMe 1.4 §1.8); a field that no value is given for stays 0.
+ * All numbers are little-endian; a field that no value is given for stays 0.
  */
 
 /** `T` is the type of its value. */
@@ -97,7 +97,7 @@ export function u128(offset: number): Field<number | bigint> {
 }
 
 /**
- * Printable ASCII, left-justified and padded with spaces (§1.5), or with NULs where the field is a
+ * Printable ASCII, left-justified and padded with spaces, or with NULs where the field is a
  * UTF-8 string. What is longer is cut, what is not printable becomes a question mark.
  */
 export function ascii(offset: number, bytes: number, padding: ' ' | '\0' = ' '): Field<string> {

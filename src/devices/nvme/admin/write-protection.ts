@@ -9,7 +9,7 @@ import { storageStep } from './storage-steps.ts';
 const State = { none: 0, writeProtect: 1 } as const;
 
 /**
- * Namespace Write Protection Config (84h), NVMe 1.4 §5.21.1.28 and §8.19. The state outlasts resets
+ * Namespace Write Protection Config (84h), NVMe 1.4 §5.21.1 and §8.19. The state outlasts resets
  * of the controller, and ends with the process: it is kept nowhere. A namespace whose file is
  * read-only is write-protected for good.
  */

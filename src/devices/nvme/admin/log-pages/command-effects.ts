@@ -1,7 +1,7 @@
 import { AdminOpcode, IoOpcode } from '../capabilities.ts';
 import { list, structure, u32 } from '../structure.ts';
 
-/** Commands Supported and Effects (log 05h), NVMe 1.4 §5.14.1.5, Figure 196: by opcode. */
+/** Commands Supported and Effects (log 05h), NVMe 1.4 §5.14.1.5: by opcode. */
 const commandEffectsLog = structure(4096, {
   adminCommands: list(u32(0), 256),
   ioCommands: list(u32(1024), 256),

@@ -14,7 +14,7 @@ export interface CommandError {
   readonly nsid?: number;
 }
 
-/** Error Information Log Entry, §5.14.1.1 Figure 192. */
+/** Error Information Log Entry, §5.14.1.1. */
 const errorEntry = structure(64, {
   errorCount: u64(0),
   sqid: u16(8),

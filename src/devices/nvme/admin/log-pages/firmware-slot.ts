@@ -1,7 +1,7 @@
 import { FIRMWARE_REVISION } from '../firmware.ts';
 import { ascii, list, structure, u8 } from '../structure.ts';
 
-/** Firmware Slot Information (log 03h), NVMe 1.4 §5.14.1.3, Figure 194. */
+/** Firmware Slot Information (log 03h), NVMe 1.4 §5.14.1.3. */
 const firmwareSlotLog = structure(512, {
   activeFirmware: u8(0),
   revisions: list(ascii(8, 8), 7),

@@ -2,7 +2,7 @@ import { type AsyncEvents, EventConfiguration, EventType, SmartEvent } from '../
 import { CRITICAL_TEMPERATURE, LogPage, WARNING_TEMPERATURE } from '../capabilities.ts';
 import { structure, u8, u16, u32, u128 } from '../structure.ts';
 
-/** SMART / Health Information, NVMe 1.4 §5.14.1.2, Figure 193. */
+/** SMART / Health Information, NVMe 1.4 §5.14.1.2. */
 const healthLog = structure(512, {
   criticalWarning: u8(0),
   compositeTemperature: u16(1),
