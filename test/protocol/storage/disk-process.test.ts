@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { addressOfBytes, declared } from '../../../src/ffi/libc.ts';
 import { MNT_DETACH, MS_NODEV, MS_NOSUID, mount, umount } from '../../../src/ffi/mount.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';
@@ -18,10 +18,20 @@ const cachestat = declared(
 )();
 const pool = new StorageBufferPool(4 << 20);
 
-async function diskProcess(...args: string[]): Promise<{ child: ChildProcess; told: string[] }> {
-  const child = spawn(process.execPath, [join(import.meta.dirname, 'disk-process.ts'), ...args], {
-    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
+/** Whatever becomes of the test, it does not outlive it. */
+function ended(child: ChildProcess): ChildProcess {
+  onTestFinished(() => {
+    child.kill('SIGKILL');
   });
+  return child;
+}
+
+async function diskProcess(...args: string[]): Promise<{ child: ChildProcess; told: string[] }> {
+  const child = ended(
+    spawn(process.execPath, [join(import.meta.dirname, 'disk-process.ts'), ...args], {
+      stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
+    }),
+  );
   const message = await Promise.race([
     once(child, 'message').then(([got]) => got as { open: true; told: string[] }),
     once(child, 'exit').then(([code, signal]) => {
@@ -162,7 +172,16 @@ describe('beside a QEMU', () => {
       ...['-m', '32M', '-qmp', 'stdio', '-drive', drive, '-device', 'virtio-blk-pci,drive=disk'],
     ];
     const env = { ...process.env, ...part.env };
-    return spawn(program as string, args, { env, stdio: ['pipe', 'pipe', 'pipe'] });
+    return ended(spawn(program as string, args, { env, stdio: ['pipe', 'pipe', 'pipe'] }));
+  };
+
+  /** The greeting comes before it has its disks, an answer after. */
+  const running = async (process: ChildProcess): Promise<void> => {
+    process.stdin?.write('{"execute":"qmp_capabilities"}\n');
+    for await (const line of createInterface({ input: process.stdout as NodeJS.ReadableStream })) {
+      if (line.includes('"return"')) return;
+    }
+    throw new Error('expected an answer of QEMU, got the end of its output');
   };
 
   test.each([true, false])(
@@ -171,8 +190,7 @@ describe('beside a QEMU', () => {
       using directory = scratch();
       const path = image(directory.path, 1 << 20);
       const other = await qemu(path, readOnly);
-      const [greeting] = await once(other.stdout as NodeJS.ReadableStream, 'data');
-      expect(`${greeting}`).toContain('"QMP"');
+      await running(other);
       await expect(open(path)).rejects.toThrow('got one that is in use');
       const reading = open(path, { readOnly: true });
       if (readOnly) await (await reading).close();
