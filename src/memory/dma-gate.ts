@@ -3,12 +3,14 @@
  *
  * ## Why a DMA write loses nothing, and neither does a vCPU
  *
- * The RAM file's page cache plays the CPU's cache. The device's process does a DMA with pread(2) and
- * pwrite(2) on that file, opened with O_DIRECT, so the kernel itself makes the cache give way:
+ * The RAM file's page cache plays the CPU's cache. The device's process does a DMA with direct I/O on
+ * that file, opened with O_DIRECT, so the kernel itself makes the cache give way. One access is a
+ * pread(2) or pwrite(2); a batch is an io_submit(2) of many, and one io_getevents(2) that waits for
+ * them all (sealed-batch.ts). For each request:
  *
  * - **Read.** Before the kernel sends the READ to the controller it writes the range's dirty pages
- *   back and waits (filemap_write_and_wait_range, then fuse_sync_writes for write-backs already on
- *   their way). A store that the guest ordered before its doorbell has made its page dirty before
+ *   back and waits (kiocb_write_and_wait, then fuse_sync_writes for write-backs already on their
+ *   way). A store that the guest ordered before its doorbell has made its page dirty before
  *   the doorbell left the vCPU, and dirty tags are exact on a shared file mapping (the first
  *   store after a write-back faults). So the store is in DRAM when the controller decrypts.
  *
@@ -18,10 +20,10 @@
  *   pages is now in DRAM, and the controller changes exactly the DMA's bytes there.
  *   But a vCPU may have faulted a page in again after the drop and before the controller had the
  *   WRITE; it would go on with the old bytes and write them back over the new ones. The only way into
- *   the cache is a READ that the controller answered (buffered writes are held off by the inode
- *   lock, which an O_DIRECT write holds). So the controller counts, for each page, the READs it
- *   answered, *before* it answers. The device's process adds up the counters of its range before
- *   the pwrite, and leaves the sum here; the controller adds them up again when the WRITE arrives.
+ *   the cache for old bytes is a READ that the controller answered. So the controller counts, for each
+ *   page, the READs it answered, *before* it answers. The device's process adds up the counters of its
+ *   range before it asks the kernel for the write, and leaves the sum here; the controller adds them
+ *   up again when the WRITE arrives.
  *
  *     Equal sums: no READ of the range was answered since the first sum, which was before the drop.
  *     A READ counted before the first sum filled a folio that was locked in the cache from before
@@ -37,6 +39,37 @@
  * is coherent, but it is not a DMA: the controller knows such requests by their flags, serves them as
  * the CPU's, and the device's process tries again (ram-file-system.ts).
  *
+ * ## Why that holds for many at once
+ *
+ * - *The order within a request is the same.* io_submit runs each request's write-back and drop on the
+ *   caller's thread (aio_read, aio_write: no IOCB_NOWAIT) and only then queues its READ or WRITE, as the
+ *   connection has FUSE_ASYNC_DIO (fuse_direct_IO returns EIOCBQUEUED instead of waiting). All sums
+ *   are taken before the io_submit, hence before each drop.
+ * - *The inode lock is not held any more when a WRITE arrives*, as it is around a pwrite. It kept out
+ *   buffered writes, write(2) by whoever opened the file in the plain way. One of a part of a page has to
+ *   READ the page first, which is counted. One of a whole page brings no old byte: the CPU stored
+ *   every byte of that page while the DMA was under way, and comes after it.
+ * - *A fallback in the same batch* (EBUSY, above) is such a buffered write, over before io_submit goes
+ *   on to the next request. If its page also holds bytes of another request, that one meets a counted
+ *   READ, or a page that is not up to date, which no vCPU can map before a READ.
+ * - *The kernel drops the range once more after a pwrite*, and not after an asynchronous write. Nothing
+ *   above needs it: what enters the cache after the WRITE enters with the new bytes.
+ * - *Which request is which.* A request says its range and no more. Each has an entry here, of
+ *   {range, slot, sum, outcome}; ranges that are under way together never overlap, and no request is
+ *   ever split by the kernel: it is shorter than max_write and max_pages, its buffer is mapped, its range
+ *   lies inside the file. Were one split or cut short all the same, its parts would find no entry, and
+ *   fail.
+ * - *It is over on return.* A batch whose answers do not come (somebody stopped the controller) is
+ *   given up: its entries are withdrawn, so that what is still queued finds none and does nothing, and
+ *   no DMA is taken any more (SealedPort.giveUp). If the controller dies, the kernel ends them all.
+ * - *No circle.* The batch shares the queue of background requests with fills and write-backs
+ *   (fuse-connection.ts, MAX_BACKGROUND). Where it is full, io_submit waits, with the inode lock in
+ *   hand for a write; whoever it waits for waits for the controller alone, which waits for nobody.
+ *
+ * Read against fs/fuse/file.c, fs/fuse/dev.c, mm/filemap.c and fs/aio.c of Linux 6.16; what differs in 6.1
+ * and 6.12 (write-backs copy their pages, and fuse_sync_writes is what waits for them; each completion
+ * wakes io_getevents) changes the price, not the order.
+ *
  * ## What it does not cover
  *
  * - A page that the kernel holds pinned for somebody's own O_DIRECT or vfio I/O is dropped under the
@@ -47,8 +80,8 @@
  *   also begins within it. msync(2) has the same gap.
  *
  * The words are plain loads and stores. Each is ordered by the system calls on both sides: the
- * device's stores are before its pwrite, which is before the controller's read(2) of the request.
- * A counter that the device reads too old only costs a try.
+ * device's stores are before its io_submit or pwrite, which is before the controller's read(2) of the
+ * request. A counter that the device reads too old only costs a try.
  */
 import { viewOfAddress } from '../ffi/libc.ts';
 

@@ -3,10 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
-import { gpa } from '../../../src/memory/guest-memory.ts';
+import { gpa, type MemoryRun } from '../../../src/memory/guest-memory.ts';
 import { MemoryController } from '../../../src/memory/memory-controller.ts';
 import type { SealedMemory } from '../../../src/memory/sealed-memory.ts';
-import { SealedRam } from '../../../src/memory/sealed-ram.ts';
+import { SealedRam, type SealedRamOptions } from '../../../src/memory/sealed-ram.ts';
 
 /** Whether sealed RAM can be served here at all: why not, or undefined. */
 export function noSealedRam(): string | undefined {
@@ -28,7 +28,10 @@ export interface SealedBench extends AsyncDisposable {
 }
 
 /** A controller of its own with one VM's RAM at guest-physical 0, under slot 1. */
-export async function sealedBench(bytes: number): Promise<SealedBench> {
+export async function sealedBench(
+  bytes: number,
+  options: Partial<SealedRamOptions> = {},
+): Promise<SealedBench> {
   const directory = mkdtempSync(join(tmpdir(), 'sealbus-test-'));
   const failures: string[] = [];
   const lost: Error[] = [];
@@ -43,6 +46,7 @@ export async function sealedBench(bytes: number): Promise<SealedBench> {
     vm: vmId(1),
     slot: keySlot(1),
     bytes,
+    ...options,
   });
   const memory = ram.memory();
   memory.regions.add({ gpa: gpa(0), size: bytes, readable: true, writable: true, backing: 0 });
@@ -58,5 +62,13 @@ export async function sealedBench(bytes: number): Promise<SealedBench> {
       await controller.stop();
       rmSync(directory, { recursive: true, force: true });
     },
+  };
+}
+
+/** One run of a batch over all of `bytes`. */
+export function runOf(address: number, bytes: Uint8Array, slot = 1): MemoryRun {
+  return {
+    ...{ address: gpa(address), slot: keySlot(slot), bytes, start: 0 },
+    ...{ length: bytes.length, failure: undefined },
   };
 }
