@@ -114,25 +114,13 @@ export class VirtioIommu extends VirtioFunction {
     this.#domains.reset();
   }
 
-  protected override onQueue(queue: Virtqueue): void | Promise<void> {
+  protected override onQueue(queue: Virtqueue): void {
     // Buffers on the event queue wait there until there is something to report.
-    if (queue.name !== 'request' || !this.#serve(queue)) return;
-    return this.#serveInTurns(queue);
-  }
-
-  /** Others get their turn between one queue full of requests and the next. */
-  async #serveInTurns(queue: Virtqueue): Promise<void> {
-    do {
-      queue.flush();
-      await this.clock.sleep(0);
-    } while (this.#serve(queue));
-  }
-
-  /** Serves as many requests as the queue has entries; answers whether there may be more. */
-  #serve(queue: Virtqueue): boolean {
+    if (queue.name !== 'request') return;
+    // One ring full at a time: what is left then is another call's, after others had their turn.
     for (let left = queue.size; left > 0; left--) {
       const chain = queue.take();
-      if (chain === undefined) return false;
+      if (chain === undefined) return;
       const request = this.#request.subarray(0, Math.min(chain.readable, REQUEST_BYTES_MAX));
       if (request.length > 0) chain.readInto(request);
       const reply = this.#handler.serve(request, chain.writable);
@@ -141,7 +129,6 @@ export class VirtioIommu extends VirtioFunction {
       else chain.write(reply);
       queue.put(chain);
     }
-    return true;
   }
 
   #setBypass(now: number, before: number): void {
