@@ -1,0 +1,402 @@
+import { createHash } from 'node:crypto';
+import {
+  type FunctionInterrupts,
+  type FunctionOptions,
+  PciFunction,
+  type ResetCause,
+} from '../../pci/index.ts';
+import type { BlockStorage, StorageBuffers } from '../../storage/block-storage.ts';
+import { StorageBufferPool } from '../../storage/storage-buffers.ts';
+import type { AdminCommands } from './admin/admin-commands.ts';
+import { EventType } from './admin/async-events.ts';
+import { LogPage } from './admin/capabilities.ts';
+import { AdminPort } from './admin-port.ts';
+import { TRANSFER_BYTES_MAX } from './data-pointer/data-pointer.ts';
+import { IoPath } from './io/io-path.ts';
+import { iovaFrom } from './iova.ts';
+import { type BlockBytes, Namespace } from './namespace.ts';
+import { NamespaceGate } from './namespace-gate.ts';
+import { Pulse } from './pulse.ts';
+import { CompletionQueue } from './queue/completion-queue.ts';
+import { QueueSet } from './queue/queue-set.ts';
+import { ShadowDoorbells } from './queue/shadow-doorbells.ts';
+import { SubmissionQueue } from './queue/submission-queue.ts';
+import { COMPLETION_ENTRY_SHIFT, SUBMISSION_ENTRY_SHIFT } from './queue-commands.ts';
+import { QueueWorker } from './queue-worker.ts';
+import { controllerRegisters, PAGE_SHIFT_MAX, SHUTDOWN } from './registers.ts';
+import { flushAll } from './shutdown.ts';
+
+/** I/O queues of each kind; one vector each, and the admin queue's. */
+const IO_QUEUES_MAX = 64;
+const VECTORS = IO_QUEUES_MAX + 1;
+const NAMESPACES_MAX = 256;
+const RETRY_NS = 1_000_000;
+
+export interface NamespaceOptions {
+  /** The caller's to close, when the function is gone. */
+  readonly storage: BlockStorage;
+  /** Default 512. */
+  readonly blockBytes?: BlockBytes;
+}
+
+export interface NvmeOptions extends FunctionOptions {
+  /** By rising NSID from 1; 1 to 256. */
+  readonly namespaces: readonly NamespaceOptions[];
+  /** At most 20 ASCII characters. */
+  readonly serial?: string;
+  /**
+   * How the host tells of submissions. `message` (default): by writes to the doorbell registers, each
+   * of which QEMU sends as a message. `shadow`: the controller also offers Doorbell Buffer Config and
+   * polls for {@link pollMicroseconds} after the last activity, which in plain memory is much the
+   * faster, and in sealed memory costs a write-back of a page for each look.
+   */
+  readonly doorbells?: 'message' | 'shadow';
+  /** Default 500. */
+  readonly pollMicroseconds?: number;
+  /** Hold completions of a busy queue, to interrupt once for many. Default true. */
+  readonly coalescing?: boolean;
+  /** Default: a pool of its own. */
+  readonly buffers?: StorageBuffers;
+}
+
+/**
+ * An NVMe 1.4 controller with the NVM command set: registers and their state (§3.1, §7.3, §7.6). What
+ * queues do is the QueueWorker's, what I/O commands do the IoPath's, what admin commands do the
+ * AdminPort's and what it hands on to.
+ */
+export class Nvme extends PciFunction {
+  static override readonly id = {
+    vendor: 0x1b36,
+    device: 0x5eb2,
+    class: 0x010802,
+    revision: 1,
+    subsystemVendor: 0x1af4,
+    subsystem: 0x1100,
+  };
+  static override readonly interrupts: FunctionInterrupts = { intx: true, msix: VECTORS };
+
+  readonly bar0 = controllerRegisters({
+    mask: (bits) => this.#setMask(this.#mask | bits),
+    unmask: (bits) => this.#setMask(this.#mask & ~bits),
+    configured: (enabled, shutdown) => this.#configured(enabled, shutdown),
+    subsystemReset: () => this.#subsystemReset(),
+    doorbell: (index, value) => this.#doorbell(index, value),
+  });
+
+  readonly admin: AdminCommands;
+  readonly #gates: readonly NamespaceGate[];
+  readonly #queues = new QueueSet();
+  readonly #io: IoPath;
+  readonly #worker: QueueWorker;
+  readonly #adminPort: AdminPort;
+  readonly #pulse: Pulse;
+  readonly #startedMs = performance.now();
+  /** Interrupt vectors 0 to 31 that the host has masked (INTMS), where it takes them by pin. */
+  #mask = 0;
+  /** Queues are there and worked on. CSTS.RDY may lag: old I/O comes to its end first. */
+  #enabled = false;
+  #shutDown = false;
+  #fatal = false;
+
+  /** @throws RangeError where there are not 1 to 256 namespaces, or the serial number is too long */
+  constructor(options: NvmeOptions) {
+    super(options);
+    const { serial = 'SEALBUS0001', doorbells = 'message', coalescing = true } = options;
+    const { namespaces, pollMicroseconds = 500 } = options;
+    if (namespaces.length < 1 || namespaces.length > NAMESPACES_MAX) {
+      throw new RangeError(`expected 1 to ${NAMESPACES_MAX} namespaces, got ${namespaces.length}`);
+    }
+    if (!/^[\x20-\x7e]{1,20}$/.test(serial)) {
+      throw new RangeError(
+        `expected a serial number of 1 to 20 ASCII characters, got ${JSON.stringify(serial)}`,
+      );
+    }
+    this.#gates = namespaces.map(
+      ({ storage, blockBytes }, index) =>
+        new NamespaceGate(new Namespace(index + 1, storage, blockBytes)),
+    );
+    this.#pulse = new Pulse(
+      () => this.#turn(),
+      (error) => this.start(Promise.reject(error)),
+    );
+    const it = this;
+    const wake = () => this.#pulse.request();
+    this.#adminPort = new AdminPort({
+      serialNumber: serial,
+      subsystemNqn: subsystemNqn(serial),
+      ioQueuesMax: IO_QUEUES_MAX,
+      msixVectors: VECTORS,
+      transferBytesMax: TRANSFER_BYTES_MAX,
+      shadowDoorbells: doorbells === 'shadow',
+      queues: this.#queues,
+      gates: this.#gates,
+      wake,
+      get io() {
+        return it.#io;
+      },
+      get dma() {
+        return it.dma;
+      },
+      get nowNs() {
+        return it.clock.nowNs;
+      },
+      get uptimeMs() {
+        return performance.now() - it.#startedMs;
+      },
+      get pageBytes() {
+        return it.#pageBytes;
+      },
+      get submissionEntryShift() {
+        return it.bar0.configuration.submissionEntry;
+      },
+      get completionEntryShift() {
+        return it.bar0.configuration.completionEntry;
+      },
+      useShadow: (shadow, events) => this.#useShadow(shadow, events),
+      queueMade: (queue) => this.#enterShadow(queue),
+      failed: (error) => this.start(Promise.reject(error)),
+    });
+    const { admin } = this.#adminPort;
+    this.admin = admin;
+    this.#io = new IoPath({
+      gates: this.#gates,
+      transferBytesMax: TRANSFER_BYTES_MAX,
+      buffers: options.buffers ?? new StorageBufferPool(),
+      health: admin.health,
+      errorLog: admin.errorLog,
+      get writeCache() {
+        return admin.features.writeCache;
+      },
+      get nowNs() {
+        return it.clock.nowNs;
+      },
+      wake,
+      wakeLater: () => void this.clock.after(RETRY_NS, wake),
+      drained: () => this.#drained(),
+    });
+    this.#worker = new QueueWorker(
+      {
+        pollNs: pollMicroseconds * 1000,
+        coalesces: (vector) => coalescing && !admin.features.coalescingDisabled(vector),
+        admin: (entry) => this.#adminPort.execute(entry),
+        interrupt: (vector) => this.#interrupt(vector),
+        invalidDoorbell: (info) =>
+          admin.events.raise(EventType.error, info, LogPage.errorInformation),
+        fatal: (why) => this.#fail(why),
+        get dma() {
+          return it.dma;
+        },
+        get nowNs() {
+          return it.clock.nowNs;
+        },
+        get pageBytes() {
+          return it.#pageBytes;
+        },
+        get burst() {
+          return admin.features.arbitrationBurst;
+        },
+        get levelUp() {
+          return it.interrupt.asserted;
+        },
+      },
+      this.#queues,
+      this.#io,
+    );
+  }
+
+  get namespaces(): readonly Namespace[] {
+    return this.#gates.map(({ namespace }) => namespace);
+  }
+
+  protected override onReset(cause: ResetCause): void {
+    if (cause === 'connection-lost' && this.#enabled && !this.#shutDown) {
+      this.admin.health.unsafeShutdowns++;
+    }
+    this.#forget();
+  }
+
+  get #pageBytes(): number {
+    return 4096 << this.bar0.configuration.pageShift;
+  }
+
+  #configured(wasEnabled: boolean, oldShutdown: number): void {
+    const { enable, shutdown } = this.bar0.configuration;
+    if (!enable && wasEnabled) {
+      this.#controllerReset();
+    } else if (enable && !wasEnabled) {
+      this.#enable();
+    }
+    if (shutdown !== 0 && oldShutdown === 0) this.#shutdown();
+  }
+
+  /** CC.EN from 0 to 1 (§7.6.1). */
+  #enable(): void {
+    const { adminQueues, adminSubmissionBase, adminCompletionBase } = this.bar0;
+    const why = this.#misconfiguration();
+    if (why !== undefined) {
+      this.#fail(`the host has enabled the controller with ${why}`);
+      return;
+    }
+    const completions = new CompletionQueue(
+      0,
+      adminQueues.completion + 1,
+      iovaFrom(adminCompletionBase),
+      0,
+      true,
+    );
+    const base = iovaFrom(adminSubmissionBase);
+    this.#queues.addCompletion(completions);
+    this.#queues.addSubmission(
+      new SubmissionQueue(0, adminQueues.submission + 1, base, completions),
+    );
+    this.#enabled = true;
+    this.bar0.status.ready = !this.#io.draining;
+  }
+
+  #misconfiguration(): string | undefined {
+    const { configuration: cc, adminQueues } = this.bar0;
+    const entry = (shift: number, supported: number) => shift === 0 || shift === supported;
+    if (cc.commandSet !== 0) return `command set ${cc.commandSet}, expected 0 (NVM)`;
+    if (cc.arbitration !== 0) return `arbitration ${cc.arbitration}, expected 0 (round robin)`;
+    if (cc.pageShift > PAGE_SHIFT_MAX) return `pages of 2^${12 + cc.pageShift} bytes`;
+    if (!entry(cc.submissionEntry, SUBMISSION_ENTRY_SHIFT)) {
+      return `submission queue entries of 2^${cc.submissionEntry} bytes, expected 2^6`;
+    }
+    if (!entry(cc.completionEntry, COMPLETION_ENTRY_SHIFT)) {
+      return `completion queue entries of 2^${cc.completionEntry} bytes, expected 2^4`;
+    }
+    if (adminQueues.submission === 0 || adminQueues.completion === 0) {
+      return 'an admin queue of one entry, expected 2 or more';
+    }
+    return undefined;
+  }
+
+  /** CC.EN from 1 to 0 (§7.3.2): CSTS.RDY says when the last request of before is over. */
+  #controllerReset(): void {
+    this.endWork();
+    this.#forget();
+    this.bar0.interruptMaskSet = 0;
+    this.bar0.interruptMaskClear = 0;
+    const { status } = this.bar0;
+    status.fatal = false;
+    status.shutdown = SHUTDOWN.none;
+    status.ready = status.ready && this.#io.draining;
+  }
+
+  #subsystemReset(): void {
+    this.reset('device');
+    this.bar0.status.subsystemResetOccurred = true;
+  }
+
+  /** Nothing of the life until now reaches the host any more. */
+  #forget(): void {
+    this.#enabled = false;
+    this.#shutDown = false;
+    this.#fatal = false;
+    this.#mask = 0;
+    this.interrupt.lower();
+    this.#io.forget();
+    this.#worker.forget();
+    this.#adminPort.forget();
+    this.#queues.clear();
+  }
+
+  /** The storages have ended their requests of before a reset. */
+  #drained(): void {
+    this.bar0.status.ready = this.#enabled;
+  }
+
+  /**
+   * CC.SHN (§7.6.2), normal or abrupt: what was written is made durable. Commands that come after it
+   * are still worked on; the host sends none.
+   */
+  #shutdown(): void {
+    const { status } = this.bar0;
+    status.shutdown = SHUTDOWN.occurring;
+    const ended = this.untilReset;
+    flushAll(
+      this.#gates.map(({ namespace }) => namespace.storage),
+      (errors) => {
+        for (const error of errors) this.report(error);
+        if (ended.aborted) return;
+        status.shutdown = SHUTDOWN.complete;
+        this.#shutDown = true;
+      },
+    );
+  }
+
+  #doorbell(index: number, value: number): void {
+    if (!this.#enabled) return;
+    this.#worker.doorbell(index, value);
+    this.#pulse.request();
+  }
+
+  #turn(): boolean {
+    if (!this.#enabled || !this.bar0.status.ready || this.failed !== undefined) return false;
+    const again = this.#worker.turn();
+    if (this.interrupt.asserted) this.#settleLevel();
+    return again;
+  }
+
+  #useShadow(shadow: bigint, events: bigint): boolean {
+    const doorbells = new ShadowDoorbells(iovaFrom(shadow), iovaFrom(events), IO_QUEUES_MAX);
+    this.#worker.shadow = doorbells;
+    for (const { id } of this.#queues.submissions) this.#enterShadow(id);
+    for (const { id } of this.#queues.completions) this.#enterShadow(id);
+    if (!doorbells.failed) return true;
+    this.#worker.shadow = undefined;
+    return false;
+  }
+
+  #enterShadow(queue: number): void {
+    if (queue === 0) return;
+    const tail = this.#queues.submission[queue]?.tail ?? 0;
+    const head = this.#queues.completion[queue]?.head ?? 0;
+    this.#worker.shadow?.enter(queue, tail, head, this.dma);
+  }
+
+  /** CSTS.CFS: what no completion can tell. Queues that still answer are worked on until the reset. */
+  #fail(why: string): void {
+    this.bar0.status.fatal = true;
+    if (!this.#fatal) this.report(new Error(`NVMe controller fatal status: ${why}`));
+    this.#fatal = true;
+  }
+
+  #interrupt(vector: number): void {
+    if (!this.#masked(vector)) this.interrupt.raise(vector);
+  }
+
+  #masked(vector: number): boolean {
+    return vector < 32 && ((this.#mask >>> vector) & 1) !== 0;
+  }
+
+  /** INTMS and INTMC (§3.1.3): for pin interrupts; a host that uses MSI-X leaves them alone. */
+  #setMask(mask: number): void {
+    this.#mask = mask >>> 0;
+    this.bar0.interruptMaskSet = this.#mask;
+    this.bar0.interruptMaskClear = this.#mask;
+    if (this.msix.enabled) return;
+    for (const queue of this.#queues.completions) {
+      if (queue.interrupts && queue.unconsumed > 0) this.#interrupt(queue.vector);
+    }
+    this.#settleLevel();
+  }
+
+  /** INTA# is up as long as a queue that is not masked has entries for the host. */
+  #settleLevel(): void {
+    for (const queue of this.#queues.completions) {
+      if (queue.interrupts && queue.unconsumed > 0 && !this.#masked(queue.vector)) return;
+    }
+    this.interrupt.lower();
+  }
+}
+
+/** The form with a UUID (§7.9), made out of the serial number. */
+function subsystemNqn(serial: string): string {
+  const digest = createHash('sha256').update(`sealbus NVMe ${serial}`).digest();
+  digest[6] = ((digest[6] ?? 0) & 0x0f) | 0x80;
+  digest[8] = ((digest[8] ?? 0) & 0x3f) | 0x80;
+  const hex = digest.toString('hex', 0, 16);
+  const uuid = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  return `nqn.2014-08.org.nvmexpress:uuid:${uuid}`;
+}
