@@ -1,4 +1,5 @@
 import { type Bar, type Layout, memoryBar } from '../pci/register/bar.ts';
+import type { Width } from '../pci/register/register.ts';
 
 /** Room for a device type's fields; none of the specification needs more. */
 const CONFIG_BYTES = 4096;
@@ -8,13 +9,23 @@ const CONFIG_BYTES = 4096;
  * registers of a BAR are, with offsets as the specification's structure has them:
  *
  *     readonly config = deviceConfig({
- *       pageSizeMask: ro64(0, { reset: ~0xfffn & (2n ** 64n - 1n) }),
+ *       pageSizeMask: ro64(0, { reset: 0xffff_ffff_ffff_f000n }),
  *       bypass: reg8(36, { onWrite: (now) => this.setBypass(now) }),
  *     });
  *
- * A driver reads a wide field by halves too, and may read any field by bytes. The property must be
- * named `config`.
+ * A driver may access a field by any part of it, unless the field says otherwise by `widths`. The
+ * property must be named `config`.
  */
 export function deviceConfig<const L extends Layout>(layout: L): Bar<L> {
-  return memoryBar(CONFIG_BYTES, layout);
+  const entries = Object.entries(layout).map(([name, field]) => {
+    if (field.kind === 'ram') return [name, field];
+    if (field.kind === 'array') return [name, { ...field, element: byAnyPart(field.element) }];
+    return [name, byAnyPart(field)];
+  });
+  return memoryBar(CONFIG_BYTES, Object.fromEntries(entries) as L);
+}
+
+function byAnyPart<T extends { readonly width: Width; readonly options: object }>(field: T): T {
+  const widths = ([1, 2, 4, 8] as const).filter((width) => width <= field.width);
+  return { ...field, options: { widths, ...field.options } };
 }
