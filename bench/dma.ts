@@ -1,7 +1,7 @@
 /**
  * DmaPort reads and writes: in plain memory beside a bare copy, in sealed memory beside plain, with
  * the pages dirty in the CPU's cache, clean in it, and not in it; the controller on the device's core
- * and on another. `node bench/main.ts --only dma`.
+ * and on another; and batches of accesses (dma-batches.ts). `node bench/main.ts --only dma`.
  */
 import { ftruncateSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -32,6 +32,7 @@ import { requesterId } from '../src/pci/requester-id.ts';
 import { DmaRegions } from '../src/vfio-user/dma-regions.ts';
 import type { BenchContext } from './bench-context.ts';
 import { type CacheState, CpuCache } from './cpu-cache.ts';
+import { type Batch, measureBatches } from './dma-batches.ts';
 import { type Comparison, compare, interleaved, median, quantile, rounded } from './figures.ts';
 import { allowedCores, coresOf, type Placement, pin } from './placement.ts';
 
@@ -91,7 +92,8 @@ export interface DmaResult extends Comparison {
   readonly plain: readonly InARow[];
   readonly plainSingle: readonly Single[];
   readonly sealed: readonly SealedSingle[];
-  /** What the controller did in `sealed`, all of it. */
+  readonly batches: readonly Batch[];
+  /** What the controller did in `sealed` and `batches`, all of it. */
   readonly retries: number;
 }
 
@@ -294,25 +296,32 @@ async function measurePlacements(
   sealed: Sealed,
   plainPort: DmaPort,
   say: (words: string) => void,
-): Promise<Pick<DmaResult, 'plainSingle' | 'sealed'>> {
+): Promise<Pick<DmaResult, 'plainSingle' | 'sealed' | 'batches'>> {
   const allowed = allowedCores();
   const [device = 0, other] = coresOf(allowed);
-  const results: Pick<DmaResult, 'plainSingle' | 'sealed'>[] = [];
+  const results: Pick<DmaResult, 'plainSingle' | 'sealed' | 'batches'>[] = [];
+  const measure = async (placement: Placement) => {
+    const single = await measureSingle(sealed, plainPort, placement, say);
+    say(`${placement}: batches`);
+    const batches = await measureBatches({ ...sealed, ramBytes: RAM_BYTES }, placement);
+    results.push({ ...single, batches });
+  };
   try {
     pin(process.pid, `${device}`);
     pin(sealed.cpu.pid, `${other ?? device}`);
     if (other !== undefined) {
       pin(sealed.controllerPid, `${other}`);
-      results.push(await measureSingle(sealed, plainPort, 'twoCores', say));
+      await measure('twoCores');
     }
     pin(sealed.controllerPid, `${device}`);
-    results.push(await measureSingle(sealed, plainPort, 'oneCore', say));
+    await measure('oneCore');
   } finally {
     pin(process.pid, allowed);
   }
   return {
     plainSingle: results.flatMap((result) => result.plainSingle),
     sealed: results.flatMap((result) => result.sealed),
+    batches: results.flatMap((result) => result.batches),
   };
 }
 

@@ -82,13 +82,15 @@ function printMmio(name: string, { ours, c, client }: GuestMmioFigure): void {
   console.table({ ours: { ...ours, ...onSocket('ours_ns') }, c: { ...c, ...onSocket('c_ns') } });
 }
 
-function printDma({ plain, plainSingle, sealed }: DmaResult): void {
+function printDma({ plain, plainSingle, sealed, batches }: DmaResult): void {
   console.log('\nDmaPort in plain memory, one access after another; the ratio is to a bare copy');
   console.table(plain.map(row));
   console.log('DmaPort in plain memory, single accesses');
   console.table(plainSingle);
   console.log('DmaPort in sealed memory, single accesses; the ratio is to plain');
   console.table(sealed.map(row));
+  console.log('DmaPort in sealed memory, an access of a batch of 32; the ratio is to single ones');
+  console.table(batches.map(row));
 }
 
 /** Without what is the same in each row of a table. */
