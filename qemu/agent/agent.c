@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Init of the sealbus guest: mounts what a kernel offers, then runs commands
- * for the host, which asks by frames over a virtio-serial port (agent.h).
+ * Runs commands for the host, which asks by frames over a virtio-serial port
+ * (agent.h). As process 1 it is the init of the sealbus guest: it mounts what a
+ * kernel offers, and powers off when the host is gone. Otherwise it is a service
+ * of the guest's own init, to which mounts and power are left.
  *
  * Memory is bounded by credits: of each stream at most AGENT_WINDOW bytes are
  * under way, so that a command that does not read its stdin, or a host that
@@ -50,8 +52,9 @@ struct session {
 
 static struct session sessions[AGENT_SESSIONS_MAX];
 static int port = -1;
+static int is_init;
 
-static void power_off(void) __attribute__((noreturn));
+static void give_up(void) __attribute__((noreturn));
 
 static void say(const char *format, ...)
 {
@@ -64,12 +67,35 @@ static void say(const char *format, ...)
 	va_end(arguments);
 }
 
+/* Without the host there is nothing to do: init ends the machine, a service itself. */
+static void give_up(void)
+{
+	if (is_init) {
+		kill(-1, SIGKILL);
+		sync();
+		reboot(RB_POWER_OFF);
+	}
+	_exit(1);
+}
+
+/* The guest's own init ends what runs, the agent as well, and unmounts. */
 static void power_off(void)
 {
-	kill(-1, SIGKILL);
-	sync();
-	reboot(RB_POWER_OFF);
-	_exit(1);
+	pid_t child;
+
+	if (is_init)
+		give_up();
+	child = fork();
+	if (!child) {
+		sigset_t none;
+
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		execlp("systemctl", "systemctl", "poweroff", NULL);
+		_exit(127);
+	}
+	if (child < 0)
+		say("cannot start systemctl: %s", strerror(errno));
 }
 
 static void mount_on(const char *kind, const char *path, unsigned long flags,
@@ -158,7 +184,7 @@ static void write_port(const void *bytes, size_t length)
 			if (errno == EINTR || errno == EAGAIN)
 				continue;
 			say("the port to the host is gone: %s", strerror(errno));
-			power_off();
+			give_up();
 		}
 		from += wrote;
 		length -= wrote;
@@ -443,7 +469,7 @@ static void handle_input(struct session *session, const char *bytes, uint32_t le
 		session->input_last = bytes[length - 1];
 	if (length > AGENT_WINDOW - session->input_length) {
 		say("the host overran the window of session %u", session->id);
-		power_off();
+		give_up();
 	}
 	for (i = 0; i < length;) {
 		uint32_t at = (session->input_start + session->input_length) % AGENT_WINDOW;
@@ -553,6 +579,7 @@ static void handle_frame(const struct agent_frame *frame, char *payload)
 		return;
 	case AGENT_POWER_OFF:
 		power_off();
+		return;
 	}
 	/* Frames for a session that has just ended cross its exit: no fault. */
 	if (!session)
@@ -594,7 +621,7 @@ static void read_port(void)
 	if (got < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (got <= 0)
-		power_off();	/* the host has left */
+		give_up();	/* the host has left */
 	filled += got;
 	while (filled - at >= sizeof(struct agent_frame)) {
 		struct agent_frame frame;
@@ -602,7 +629,7 @@ static void read_port(void)
 		memcpy(&frame, buffer + at, sizeof(frame));
 		if (frame.length > AGENT_PAYLOAD_MAX) {
 			say("a frame of %u bytes from the host", frame.length);
-			power_off();
+			give_up();
 		}
 		if (filled - at < sizeof(frame) + frame.length)
 			break;
@@ -649,7 +676,7 @@ static void serve(int children)
 						.events = POLLIN };
 		}
 		if (poll(fds, count, -1) < 0 && errno != EINTR)
-			power_off();
+			give_up();
 		if (fds[0].revents)
 			read_port();
 		if (fds[1].revents) {
@@ -676,8 +703,12 @@ int main(void)
 {
 	int children;
 
+	is_init = getpid() == 1;
 	umask(022);
-	mount_all();
+	if (is_init)
+		mount_all();
+	else
+		clearenv();	/* of what an init tells its services */
 	signal(SIGPIPE, SIG_IGN);
 	setenv("PATH", PATH_DEFAULT, 1);
 	children = watch_children();
@@ -685,7 +716,7 @@ int main(void)
 	if (port < 0) {
 		say("no virtio port named " AGENT_PORT_NAME " within %d ms",
 		    PORT_WAIT_MS);
-		power_off();
+		give_up();
 	}
 	send_hello();
 	serve(children);

@@ -89,7 +89,8 @@ export async function probeKvm(
     accelerator: 'kvm',
     cpus: 1,
     memory: { kind: 'memfd', bytes: 256 * 2 ** 20 },
-    kernel: {
+    boot: {
+      kind: 'kernel',
       image: parts.kernel.vmlinux,
       arguments: ['console=ttyS0', 'earlyprintk=ttyS0', 'panic=-1', 'nokaslr'],
     },

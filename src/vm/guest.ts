@@ -1,9 +1,16 @@
-/** Boots the guest of this repository: the stock kernel, our image, the devices asked for. */
-import type { Parts } from '../setup/parts.ts';
+/**
+ * Boots a guest with the devices asked for: that of this repository (the stock kernel, our image), or
+ * what is on a disk.
+ */
+import type { RequesterId } from '../pci/requester-id.ts';
+import type { OvmfPart, Parts } from '../setup/parts.ts';
 import { type AcceleratorVerdict, chooseAccelerator } from './accelerator.ts';
+import { agentCredentials } from './agent-service.ts';
 import { buildGuestImage, type GuestImageOptions } from './guest-image.ts';
 import type {
   Accelerator,
+  DirectBoot,
+  FirmwareBoot,
   GuestDevice,
   GuestRam,
   VirtualMachineDescription,
@@ -23,6 +30,17 @@ export interface GuestOptions
   readonly acpiTables?: readonly string[];
   readonly kernelArguments?: readonly string[];
   readonly image?: GuestImageOptions;
+  /** Boots from a disk, in place of the kernel, its arguments and the image. */
+  readonly disk?: DiskBoot;
+}
+
+export interface DiskBoot {
+  /** The function whose disk is booted. */
+  readonly from: RequesterId;
+  /** SeaBIOS where not given. */
+  readonly uefi?: OvmfPart;
+  /** Whether commands are to run in it; without it, not a line of ours does. */
+  readonly agent: boolean;
 }
 
 export const memoryDefaultBytes = 512 * 2 ** 20;
@@ -41,6 +59,9 @@ const kernelArguments = [
   'iomem=relaxed',
 ];
 
+/** A Debian under TCG takes twenty seconds, and several times that on a busy host. */
+const diskBootTimeoutMs = 300_000;
+
 export interface GuestPlan {
   readonly description: Omit<VirtualMachineDescription, 'console' | 'agent' | 'qmp'>;
   readonly accelerator: AcceleratorVerdict;
@@ -48,9 +69,9 @@ export interface GuestPlan {
 
 /** What {@link bootGuest} would start; builds the image where it must. @throws VmError, SetupError */
 export async function planGuest(parts: Parts, options: GuestOptions = {}): Promise<GuestPlan> {
-  const [accelerator, initrd] = await Promise.all([
+  const [accelerator, boot] = await Promise.all([
     chooseAccelerator(parts, options.accelerator),
-    buildGuestImage(parts, options.image),
+    options.disk === undefined ? directBoot(parts, options) : firmwareBoot(options.disk),
   ]);
   return {
     accelerator,
@@ -59,24 +80,40 @@ export async function planGuest(parts: Parts, options: GuestOptions = {}): Promi
       accelerator: accelerator.accelerator,
       cpus: options.cpus ?? 2,
       memory: options.memory ?? { kind: 'memfd', bytes: memoryDefaultBytes },
-      kernel: {
-        image: parts.kernel.vmlinux,
-        initrd,
-        arguments: [...kernelArguments, ...(options.kernelArguments ?? [])],
-      },
+      boot,
       devices: options.devices ?? [],
       acpiTables: options.acpiTables ?? [],
     },
   };
 }
 
+async function directBoot(parts: Parts, options: GuestOptions): Promise<DirectBoot> {
+  return {
+    kind: 'kernel',
+    image: parts.kernel.vmlinux,
+    initrd: await buildGuestImage(parts, options.image),
+    arguments: [...kernelArguments, ...(options.kernelArguments ?? [])],
+  };
+}
+
+async function firmwareBoot({ from, uefi, agent }: DiskBoot): Promise<FirmwareBoot> {
+  return {
+    kind: 'firmware',
+    from,
+    ...(uefi === undefined ? {} : { uefi }),
+    credentials: agent ? await agentCredentials() : [],
+  };
+}
+
 /** @throws what {@link planGuest} and {@link VirtualMachine.start} do */
 export async function bootGuest(parts: Parts, options: GuestOptions = {}): Promise<VirtualMachine> {
   const { description } = await planGuest(parts, options);
-  const { bootTimeoutMs, onConsole, signal } = options;
+  const { disk, onConsole, signal } = options;
+  const bootTimeoutMs = options.bootTimeoutMs ?? (disk && diskBootTimeoutMs);
   return await VirtualMachine.start({
     qemu: parts.qemu,
     description,
+    ...(disk === undefined ? {} : { agent: disk.agent && 'service' }),
     ...(bootTimeoutMs === undefined ? {} : { bootTimeoutMs }),
     ...(onConsole === undefined ? {} : { onConsole }),
     ...(signal === undefined ? {} : { signal }),

@@ -1,6 +1,7 @@
 /** QEMU's command line from a typed description. Nothing here starts anything. */
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
-import type { QemuPart } from '../setup/parts.ts';
+import type { OvmfPart, QemuPart } from '../setup/parts.ts';
+import { credentialArguments, type SystemdCredential } from './systemd-credentials.ts';
 import { VmError } from './vm-error.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
@@ -11,13 +12,7 @@ export interface VirtualMachineDescription {
   /** Virtual CPUs, 1 to 64. */
   readonly cpus: number;
   readonly memory: GuestRam;
-  readonly kernel: {
-    /** An ELF vmlinux with a PVH entry, or a bzImage. */
-    readonly image: string;
-    readonly initrd?: string;
-    /** In order; none may hold white space. */
-    readonly arguments: readonly string[];
-  };
+  readonly boot: DirectBoot | FirmwareBoot;
   readonly devices: readonly GuestDevice[];
   /** Files of whole ACPI tables, header included. */
   readonly acpiTables?: readonly string[];
@@ -28,6 +23,27 @@ export interface VirtualMachineDescription {
   readonly qmp?: Channel;
   /** A virtio-rng function, for guests that wait for entropy. */
   readonly entropy?: boolean;
+}
+
+/** QEMU loads the kernel itself. */
+export interface DirectBoot {
+  readonly kind: 'kernel';
+  /** An ELF vmlinux with a PVH entry, or a bzImage. */
+  readonly image: string;
+  readonly initrd?: string;
+  /** In order; none may hold white space. */
+  readonly arguments: readonly string[];
+}
+
+/** The machine's firmware starts what a disk holds. */
+export interface FirmwareBoot {
+  readonly kind: 'firmware';
+  /** SeaBIOS where not given. */
+  readonly uefi?: Pick<OvmfPart, 'code' | 'variables'>;
+  /** The device whose disk is tried first. */
+  readonly from: RequesterId;
+  /** For a systemd in the guest. */
+  readonly credentials?: readonly SystemdCredential[];
 }
 
 /** `share=on` always: a vfio-user server maps guest RAM through the descriptor that QEMU sends. */
@@ -52,6 +68,8 @@ export type GuestDevice =
       /** QEMU's name for it: `edu`. */
       readonly driver: string;
       readonly properties?: Readonly<Record<string, string | number | boolean>>;
+      /** A raw file that is its disk, by QEMU's own block layer: its property `drive`. */
+      readonly drive?: { readonly file: string; readonly readOnly?: boolean };
     };
 
 /** Where a character device of the guest ends on the host. */
@@ -76,17 +94,15 @@ const messageTimeoutDefaultMs = 600_000;
  */
 export function qemuArguments(description: VirtualMachineDescription): string[] {
   check(description);
-  const { machine, accelerator, cpus, memory, kernel } = description;
+  const { machine, accelerator, cpus, memory, boot } = description;
   const args = [
     ...['-machine', `${machine},accel=${accelerator},memory-backend=ram`],
     ...['-cpu', accelerator === 'kvm' ? 'host' : 'qemu64'],
     ...['-smp', String(cpus), '-m', `${memory.bytes / 2 ** 20}M`],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...['-object', JSON.stringify(ramObject(memory))],
-    ...['-kernel', kernel.image],
+    ...(boot.kind === 'kernel' ? directBoot(boot) : firmwareBoot(boot)),
   ];
-  if (kernel.initrd !== undefined) args.push('-initrd', kernel.initrd);
-  args.push('-append', kernel.arguments.join(' '));
   args.push('-chardev', chardev('console', description.console), '-serial', 'chardev:console');
   if (description.qmp) {
     args.push('-chardev', chardev('qmp', description.qmp), '-qmp', 'chardev:qmp');
@@ -107,8 +123,15 @@ export function qemuArguments(description: VirtualMachineDescription): string[] 
   const shared = devicesOfSeveralFunctions(description.devices);
   for (const entry of description.devices) {
     const several = (entry.address & 7) === 0 && shared.has(entry.address >> 3);
-    const properties = deviceProperties(entry);
-    args.push(...device(several ? { ...properties, multifunction: true } : properties));
+    const first = boot.kind === 'firmware' && boot.from === entry.address;
+    args.push(...drive(entry));
+    args.push(
+      ...device({
+        ...deviceProperties(entry),
+        ...(several ? { multifunction: true } : {}),
+        ...(first ? { bootindex: 0 } : {}),
+      }),
+    );
   }
   return args;
 }
@@ -150,9 +173,42 @@ function ramObject(memory: GuestRam): Record<string, unknown> {
   return { 'qom-type': 'memory-backend-file', ...common, 'mem-path': memory.path };
 }
 
+function directBoot({ image, initrd, arguments: words }: DirectBoot): string[] {
+  const initial = initrd === undefined ? [] : ['-initrd', initrd];
+  return ['-kernel', image, ...initial, '-append', words.join(' ')];
+}
+
+function firmwareBoot({ uefi, credentials = [] }: FirmwareBoot): string[] {
+  return [...(uefi === undefined ? [] : flash(uefi)), ...credentialArguments(credentials)];
+}
+
+/** Two flash chips; what the guest stores in the second is gone with QEMU. */
+function flash({ code, variables }: NonNullable<FirmwareBoot['uefi']>): string[] {
+  const chip = (unit: number, file: string, more: string) =>
+    `if=pflash,unit=${unit},format=raw,${more},file=${escapeComma(file)}`;
+  return [
+    ...['-drive', chip(0, code, 'readonly=on')],
+    ...['-drive', chip(1, variables, 'snapshot=on')],
+  ];
+}
+
+function drive(entry: GuestDevice): string[] {
+  if (entry.kind !== 'builtin' || entry.drive === undefined) return [];
+  const { file, readOnly = false } = entry.drive;
+  const options = `if=none,id=${driveId(entry.address)},format=raw,readonly=${readOnly ? 'on' : 'off'}`;
+  return ['-drive', `${options},file=${escapeComma(file)}`];
+}
+
+function driveId(address: RequesterId): string {
+  return `drive-${slot(address).replace('.', '-')}`;
+}
+
 function deviceProperties(entry: GuestDevice): Record<string, unknown> {
   const addr = slot(entry.address);
-  if (entry.kind === 'builtin') return { driver: entry.driver, addr, ...entry.properties };
+  if (entry.kind === 'builtin') {
+    const disk = entry.drive === undefined ? {} : { drive: driveId(entry.address) };
+    return { driver: entry.driver, addr, ...disk, ...entry.properties };
+  }
   return {
     driver: 'vfio-user-pci',
     addr,
@@ -194,7 +250,7 @@ function devicesOfSeveralFunctions(devices: readonly GuestDevice[]): ReadonlySet
 }
 
 function check(description: VirtualMachineDescription): void {
-  const { cpus, memory, kernel, devices } = description;
+  const { cpus, memory, boot, devices } = description;
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > 64) {
     throw new VmError(`expected 1 to 64 virtual CPUs, got ${cpus}`);
   }
@@ -203,7 +259,8 @@ function check(description: VirtualMachineDescription): void {
       `expected guest memory of whole MiB, at least 64 MiB, got ${memory.bytes} bytes`,
     );
   }
-  const split = kernel.arguments.find((argument) => /\s/.test(argument) || argument === '');
+  const words = boot.kind === 'kernel' ? boot.arguments : [];
+  const split = words.find((argument) => /\s/.test(argument) || argument === '');
   if (split !== undefined) {
     throw new VmError(`expected kernel arguments without spaces, got ${JSON.stringify(split)}`);
   }
@@ -219,6 +276,11 @@ function check(description: VirtualMachineDescription): void {
       throw new VmError(`expected a free device address, got ${name}, which is taken`);
     }
     taken.add(address);
+  }
+  if (boot.kind === 'firmware' && !devices.some(({ address }) => address === boot.from)) {
+    throw new VmError(
+      `expected a device to boot from at ${formatRequesterId(boot.from)}, got none there`,
+    );
   }
   for (const number of devicesOfSeveralFunctions(devices)) {
     const first = (number << 3) as RequesterId;

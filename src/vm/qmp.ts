@@ -142,6 +142,11 @@ export class QmpClient {
     }
   }
 
+  /** Presses the guest's power button. */
+  async powerDown(timeoutMs = 2000): Promise<void> {
+    await this.execute('system_powerdown', {}, timeoutMs);
+  }
+
   #take(chunk: Buffer): void {
     let rest = chunk;
     for (let end = rest.indexOf(10); end >= 0; end = rest.indexOf(10)) {

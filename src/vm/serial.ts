@@ -1,5 +1,5 @@
 /** The guest's serial console: a bounded log, and waiting for what it says. */
-import type { Readable } from 'node:stream';
+import type { Duplex } from 'node:stream';
 import { TextTail } from './text-tail.ts';
 import { GuestPanicError, VmError, VmTimeoutError } from './vm-error.ts';
 
@@ -20,6 +20,7 @@ interface Waiter {
 }
 
 export class SerialConsole {
+  readonly #stream: Duplex;
   readonly #log = new TextTail(logBytesMax);
   readonly #waiters = new Set<Waiter>();
   /** What may be the beginning of a panic's line. */
@@ -29,7 +30,8 @@ export class SerialConsole {
   readonly #onPanic: ((line: string) => void)[] = [];
 
   /** Reads the stream from now on; `onChunk` sees all of it, such as to show it. */
-  constructor(stream: Readable, onChunk?: (chunk: Buffer) => void) {
+  constructor(stream: Duplex, onChunk?: (chunk: Buffer) => void) {
+    this.#stream = stream;
     stream.on('data', (chunk: Buffer) => {
       this.#log.push(chunk);
       onChunk?.(chunk);
@@ -49,6 +51,17 @@ export class SerialConsole {
   /** What was said, at most the last MiB. */
   get log(): string {
     return this.#log.toString();
+  }
+
+  /**
+   * Types into it. Nothing where QEMU is gone.
+   * @returns whether more may come at once; if not, `onDrain` is called when it may
+   */
+  write(bytes: Uint8Array | string, onDrain: () => void = () => {}): boolean {
+    if (this.#stream.destroyed) return true;
+    const more = this.#stream.write(bytes);
+    if (!more) this.#stream.once('drain', onDrain);
+    return more;
   }
 
   /** The panic's line, once there was one. */

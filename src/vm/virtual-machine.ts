@@ -2,6 +2,7 @@
 import { Writable } from 'node:stream';
 import type { QemuPart } from '../setup/parts.ts';
 import { Agent, type AgentHello } from './agent.ts';
+import { agentServiceNeeds } from './agent-service.ts';
 import {
   type CommandEnd,
   type GuestCommand,
@@ -18,6 +19,11 @@ export interface VirtualMachineOptions {
   readonly qemu: QemuPart;
   /** Servers of its vfio-user devices listen already. */
   readonly description: Omit<VirtualMachineDescription, 'console' | 'agent' | 'qmp'>;
+  /**
+   * Our agent is the guest's init (where not given), a service of the guest's own init, or not there:
+   * then the machine is started as soon as QEMU is, and no command runs in it.
+   */
+  readonly agent?: 'init' | 'service' | false;
   /** From QEMU's start to the agent's first word. 120 s where not given. */
   readonly bootTimeoutMs?: number;
   /** Sees all that the console says, from its first byte. */
@@ -31,6 +37,13 @@ export interface ExecResult extends CommandEnd {
   readonly stderr: Buffer;
 }
 
+/** How a machine ended, with what to say of it where somebody still needed it. */
+export interface MachineEnd {
+  /** `off`: the guest powered off, or QEMU was asked to quit. */
+  readonly kind: 'off' | 'panicked' | 'failed';
+  readonly error: Error;
+}
+
 export interface ExecOptions extends Omit<RunOptions, 'stdout' | 'stderr'> {
   /** Of stdout and of stderr. 64 MiB where not given. */
   readonly outputBytesMax?: number;
@@ -40,26 +53,31 @@ const bootTimeoutDefaultMs = 120_000;
 const outputBytesDefault = 64 << 20;
 const fileTimeoutMs = 120_000;
 const powerOffTimeoutMs = 10_000;
+/** A kernel that is not told to end the machine at a panic says its last words, and hangs. */
+const panicGraceMs = 2000;
 
 export class VirtualMachine implements AsyncDisposable {
   readonly console: SerialConsole;
   readonly qmp: QmpClient;
-  /** From QEMU's start to the agent's first word. */
+  /** From QEMU's start to the agent's first word; to QMP's where there is no agent. */
   readonly bootSeconds: number;
+  /** As the agent says; empty where there is none. */
   readonly kernelRelease: string;
-  /** Settles when QEMU is gone, however. */
-  readonly ended: Promise<void>;
+  /** Settles when QEMU is gone, however. Never rejects. */
+  readonly ended: Promise<MachineEnd>;
+  readonly #lost: { error?: Error };
   readonly #process: QemuProcess;
-  readonly #agent: Agent;
+  readonly #agent: Agent | undefined;
 
-  private constructor(parts: StartedParts, hello: AgentHello, bootSeconds: number) {
+  private constructor(parts: StartedParts, hello: AgentHello | undefined, bootSeconds: number) {
     this.#process = parts.process;
     this.#agent = parts.agent;
     this.console = parts.console;
     this.qmp = parts.qmp;
     this.bootSeconds = bootSeconds;
-    this.kernelRelease = hello.kernelRelease;
+    this.kernelRelease = hello?.kernelRelease ?? '';
     this.ended = parts.ended;
+    this.#lost = parts.lost;
   }
 
   /**
@@ -67,36 +85,38 @@ export class VirtualMachine implements AsyncDisposable {
    * @throws QemuEndedError, GuestPanicError, VmTimeoutError, VmError; the signal's reason
    */
   static async start(options: VirtualMachineOptions): Promise<VirtualMachine> {
-    const { qemu, bootTimeoutMs = bootTimeoutDefaultMs, signal } = options;
+    const { qemu, agent: role = 'init', bootTimeoutMs = bootTimeoutDefaultMs, signal } = options;
     signal?.throwIfAborted();
     const channel = (index: number) => ({ kind: 'descriptor', fd: firstChannel + index }) as const;
     const command = qemuCommand(qemu, {
       ...options.description,
-      ...{ console: channel(0), qmp: channel(1), agent: channel(2) },
+      ...{ console: channel(0), qmp: channel(1) },
+      ...(role === false ? {} : { agent: channel(2) }),
     }) as [string, ...string[]];
 
     const startedAt = performance.now();
-    const process = new QemuProcess(command, qemu.env, 3);
+    const process = new QemuProcess(command, qemu.env, role === false ? 2 : 3);
     const [serial, monitor, port] = process.channels;
     const console = new SerialConsole(serial!, options.onConsole);
-    const agent = new Agent(port!);
-    const ended = watchEnd(process, console, agent);
+    const agent = port === undefined ? undefined : new Agent(port);
+    const lost: { error?: Error } = {};
+    const ended = watchEnd(process, console, agent, lost);
     let stop: (error: Error) => void = () => {};
     const stopped = new Promise<never>((_resolve, reject) => {
       stop = reject;
     });
     stopped.catch(() => {}); // raced below
-    const timer = setTimeout(() => stop(bootTimeout(bootTimeoutMs, console)), bootTimeoutMs);
+    const timer = setTimeout(() => stop(bootTimeout(role, bootTimeoutMs, console)), bootTimeoutMs);
     const onAbort = () => stop(signal?.reason);
     signal?.addEventListener('abort', onAbort, { once: true });
     try {
       const qmp = await Promise.race([
-        QmpClient.connect(monitor!, bootTimeoutMs).catch((error) => sooner(ended, agent, error)),
+        QmpClient.connect(monitor!, bootTimeoutMs).catch((error) => sooner(ended, error)),
         stopped,
       ]);
-      const hello = await Promise.race([agent.hello, stopped]);
+      const hello = await Promise.race([agent?.hello, stopped]);
       const seconds = (performance.now() - startedAt) / 1000;
-      return new VirtualMachine({ process, console, agent, qmp, ended }, hello, seconds);
+      return new VirtualMachine({ process, console, agent, qmp, ended, lost }, hello, seconds);
     } catch (error) {
       await process.endNow();
       throw error;
@@ -112,6 +132,11 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** Starts a command; the result can be signalled, and its `ended` awaited. @throws VmError */
   start(command: readonly string[], options?: RunOptions): GuestCommand {
+    if (this.#agent === undefined) {
+      throw new VmError(
+        `expected a guest with our agent to run '${command.join(' ')}', got one without`,
+      );
+    }
     return this.#agent.start(command, options);
   }
 
@@ -186,16 +211,25 @@ export class VirtualMachine implements AsyncDisposable {
     await this.check(['insmod', `/lib/modules/${name}.ko`, ...settings]);
   }
 
-  /** Asks the guest to power off, and ends QEMU where it does not within 10 s. @throws VmError */
-  async powerOff(): Promise<void> {
-    this.#agent.powerOff();
+  /**
+   * Asks the guest to power off (its power button where there is no agent), and ends QEMU where it
+   * does not within the time: 10 s where not given.
+   * @returns whether the guest did so by itself
+   * @throws VmError
+   */
+  async powerOff(timeoutMs = powerOffTimeoutMs): Promise<boolean> {
+    if (this.#agent === undefined)
+      this.qmp.powerDown().catch(() => {}); // gone: that is the end
+    else this.#agent.powerOff();
     let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise((resolve) => {
-      timer = setTimeout(resolve, powerOffTimeoutMs);
+    const patience = new Promise<false>((resolve) => {
+      timer = setTimeout(() => resolve(false), timeoutMs);
     });
-    await Promise.race([this.#process.exited, patience]);
+    const itself = this.#process.exited.then(({ code }) => code === 0);
+    const clean = await Promise.race([itself, patience]);
     clearTimeout(timer);
     await this.stop();
+    return clean && this.console.panic === undefined;
   }
 
   /** Ends QEMU: QMP's quit, then SIGTERM, then SIGKILL. Any number of times. @throws VmError */
@@ -206,7 +240,8 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** Ends QEMU at once, since what it stands on is gone: what waits for the guest fails with `error`. */
   fail(error: Error): void {
-    this.#agent.end(error);
+    this.#lost.error = error;
+    this.#agent?.end(error);
     this.#process.kill('SIGKILL');
   }
 
@@ -218,40 +253,60 @@ export class VirtualMachine implements AsyncDisposable {
 interface StartedParts {
   readonly process: QemuProcess;
   readonly console: SerialConsole;
-  readonly agent: Agent;
+  readonly agent: Agent | undefined;
   readonly qmp: QmpClient;
-  readonly ended: Promise<void>;
+  readonly ended: Promise<MachineEnd>;
+  readonly lost: { error?: Error };
 }
 
 /** Tells the agent of QEMU's end: with the panic, where that was it. */
-async function watchEnd(process: QemuProcess, console: SerialConsole, agent: Agent): Promise<void> {
-  await process.exited;
+async function watchEnd(
+  process: QemuProcess,
+  console: SerialConsole,
+  agent: Agent | undefined,
+  lost: { readonly error?: Error },
+): Promise<MachineEnd> {
+  console.onPanic(() => {
+    const timer = setTimeout(() => process.kill('SIGTERM'), panicGraceMs);
+    process.exited.then(() => clearTimeout(timer));
+  });
+  const { code } = await process.exited;
   if (console.panic === undefined) {
-    agent.end(process.endedError('the guest', console.lastLines()));
-    return;
+    const error = lost.error ?? process.endedError('the guest', console.lastLines());
+    agent?.end(error);
+    return { kind: code === 0 && lost.error === undefined ? 'off' : 'failed', error };
   }
   const error = new GuestPanicError(
     `the guest's kernel panicked: ${console.panic}. The console's last lines:\n` +
       indent(console.lastLines(40)),
   );
-  agent.end(error, { exitCode: panicExitCode, ended: 'panicked' });
+  agent?.end(error, { exitCode: panicExitCode, ended: 'panicked' });
+  return { kind: 'panicked', error };
 }
 
 /** QEMU's end says more than what it broke on its way. */
-async function sooner(ended: Promise<void>, agent: Agent, error: unknown): Promise<never> {
+async function sooner(ended: Promise<MachineEnd>, error: unknown): Promise<never> {
   let timer: NodeJS.Timeout | undefined;
-  const short = new Promise((resolve) => {
-    timer = setTimeout(resolve, 1000);
+  const short = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), 1000);
   });
-  const gone = await Promise.race([ended.then(() => true), short.then(() => false)]);
+  const end = await Promise.race([ended, short]);
   clearTimeout(timer);
-  if (gone) await agent.hello; // rejects with why
-  throw error;
+  throw end?.error ?? error;
 }
 
-function bootTimeout(timeoutMs: number, console: SerialConsole): VmTimeoutError {
+function bootTimeout(
+  role: VirtualMachineOptions['agent'],
+  timeoutMs: number,
+  console: SerialConsole,
+): VmTimeoutError {
+  const what = {
+    init: "the guest's init to be ready",
+    service: agentServiceNeeds,
+    none: 'QEMU to answer',
+  }[role || 'none'];
   return new VmTimeoutError(
-    `expected the guest's init to be ready within ${timeoutMs / 1000} s, got no word from it. ` +
+    `expected ${what} within ${timeoutMs / 1000} s, got no word from it. ` +
       `The console's last lines:\n${indent(console.lastLines())}`,
   );
 }

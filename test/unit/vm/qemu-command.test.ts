@@ -14,7 +14,12 @@ const plain: VirtualMachineDescription = {
   accelerator: 'tcg',
   cpus: 2,
   memory: { kind: 'memfd', bytes: 512 * 2 ** 20 },
-  kernel: { image: '/k/vmlinux', initrd: '/k/initrd', arguments: ['console=ttyS0', 'quiet'] },
+  boot: {
+    kind: 'kernel',
+    image: '/k/vmlinux',
+    initrd: '/k/initrd',
+    arguments: ['console=ttyS0', 'quiet'],
+  },
   devices: [],
   console: { kind: 'descriptor', fd: 3 },
 };
@@ -99,7 +104,7 @@ describe("QEMU's command line", () => {
     ],
     [
       'a split argument',
-      { kernel: { image: '/k', arguments: ['a b'] } },
+      { boot: { kind: 'kernel', image: '/k', arguments: ['a b'] } },
       /without spaces, got "a b"/,
     ],
   ] as const)('refuses %s', (_name, change, message) => {
