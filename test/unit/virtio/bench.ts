@@ -50,7 +50,7 @@ export class VirtioBench extends Bench {
   between: (() => void) | undefined;
 
   constructor(device: VirtioFunction, options: BenchOptions = {}) {
-    super(device, { memoryBytes: 2 ** 18, ...options });
+    super(device, { memoryBytes: 2 ** 16, ...options });
     this.device = device;
     const { dma } = this;
     const readInto = dma.readInto.bind(dma);
