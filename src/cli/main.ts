@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { imageCommand } from './commands/image.ts';
 import { runCommand } from './commands/run.ts';
 import { setupCommand } from './commands/setup.ts';
 import { exitCodeOf } from './exit-code.ts';
@@ -18,7 +19,10 @@ const program = new Command('sealbus')
   .showHelpAfterError('(sealbus --help lists what there is)')
   .configureOutput({ outputError: (words, write) => write(`sealbus: ${words}`) });
 
-for (const command of [runCommand(), demoCommand(), doctorCommand(), setupCommand()]) {
+for (const command of [
+  ...[runCommand(), imageCommand(), demoCommand()],
+  ...[doctorCommand(), setupCommand()],
+]) {
   program.addCommand(command.copyInheritedSettings(program));
 }
 

@@ -9,10 +9,15 @@ const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20,
 /** QEMU's emulated CPU has 40 address bits, and a hole below 4 GiB takes some of them. */
 const BYTES_MAX = 512 * 2 ** 30;
 
+/** `512M`, `2G`, `1048576`, `64MiB`; NaN where it is none of these. */
+export function parseBytes(text: string): number {
+  const [, digits, unit = ''] = /^(\d+)([KMG]?)(?:iB)?$/i.exec(text) ?? [];
+  return Number(digits) * (UNITS[unit.toUpperCase()] ?? Number.NaN);
+}
+
 /** `512M`, `2G`; 64 MiB to 512 GiB, in whole MiB. @throws InvalidArgumentError */
 export function parseMemorySize(text: string): number {
-  const [, digits, unit = ''] = /^(\d+)([KMG]?)(?:iB)?$/i.exec(text) ?? [];
-  const bytes = Number(digits) * (UNITS[unit.toUpperCase()] ?? Number.NaN);
+  const bytes = parseBytes(text);
   if (!(bytes >= 2 ** 26 && bytes <= BYTES_MAX && bytes % 2 ** 20 === 0)) {
     throw new InvalidArgumentError('expected a size in whole MiB from 64M to 512G, such as 2G');
   }

@@ -31,6 +31,11 @@ export class PhaseDisplay {
     this.#timer.unref();
   }
 
+  /** Whether a phase has begun and not ended. */
+  get running(): boolean {
+    return this.#words !== undefined;
+  }
+
   /** A line of its own, above the phase that runs. */
   say(message: string): void {
     this.#stream.write(`${this.#live ? '\r\x1b[K' : ''}${message}\n`);

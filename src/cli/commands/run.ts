@@ -3,11 +3,22 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { imageWithVirtioIommu, VIOT_FILE } from '../../machine/guest-iommu.ts';
 import { IOMMU_ADDRESS, Machine } from '../../machine/machine.ts';
 import { formatRequesterId } from '../../pci/requester-id.ts';
+import { ensureOptionalPart } from '../../setup/optional-part.ts';
+import { ovmfPart } from '../../setup/ovmf.ts';
 import type { Parts } from '../../setup/parts.ts';
-import { type GuestOptions, planGuest } from '../../vm/guest.ts';
+import { renderProgress } from '../../setup/progress.ts';
+import { type DiskBoot, type GuestOptions, planGuest } from '../../vm/guest.ts';
 import { formatCommand, qemuCommand } from '../../vm/qemu-command.ts';
 import type { VirtualMachine } from '../../vm/virtual-machine.ts';
 import { type DeviceChoice, makeDevices, parseDevice } from '../device-choice.ts';
+import {
+  DISKS_ADDRESS,
+  type DiskChoice,
+  type Disks,
+  openDisks,
+  parseDisk,
+} from '../disk-choice.ts';
+import { beConsole, runInGuest } from '../guest-streams.ts';
 import { interruptible } from '../interruption.ts';
 import { chooseMemory, type MemoryChoice } from '../memory-choice.ts';
 import { PhaseDisplay } from '../phase-display.ts';
@@ -23,16 +34,25 @@ interface RunFlags {
   readonly iommu: 'identity' | 'virtio';
   readonly file: Readonly<Record<string, string>>;
   readonly append: readonly string[];
+  readonly disk: readonly DiskChoice[];
+  readonly firmware: 'seabios' | 'uefi';
+  readonly snapshot?: boolean;
   readonly timeout?: number;
   readonly console?: boolean;
   readonly dryRun?: boolean;
 }
 
+const diskMemoryBytes = 2 ** 30;
+const shutDownTimeoutMs = 120_000;
+
 export function runCommand(): Command {
   return new Command('run')
     .description('run a command in a guest that has TypeScript devices; its exit code comes back')
     .usage('[options] -- command [arguments...]')
-    .argument('[command...]', 'what to run in the guest; a shell where there is none')
+    .argument(
+      '[command...]',
+      'what to run in the guest; without one a shell, with --disk the console',
+    )
     .passThroughOptions()
     .addOption(memoryOption())
     .addOption(sizeOption())
@@ -40,7 +60,7 @@ export function runCommand(): Command {
     .option('--cpus <n>', 'virtual CPUs', wholeNumber, 2)
     .option(
       '--device <which>',
-      "a function: 'edu' or FILE.ts[#CLASS], at a place of its own with @BB:DD.F; may be repeated (default: edu)",
+      "a function: 'edu' or FILE.ts[#CLASS], at a place of its own with @BB:DD.F; may be repeated (default: edu, none with --disk)",
       parseDevice,
     )
     .addOption(
@@ -61,6 +81,21 @@ export function runCommand(): Command {
         .argParser(append)
         .default([], 'none'),
     )
+    .addOption(
+      new Option(
+        '--disk <file>',
+        'boot from this raw image, by our NVMe; FILE,ro is not written to; may be repeated: one ' +
+          'namespace each, the first is booted',
+      )
+        .argParser(parseDisk)
+        .default([], 'none'),
+    )
+    .addOption(
+      new Option('--firmware <which>', 'what boots the disk')
+        .choices(['seabios', 'uefi'])
+        .default('seabios'),
+    )
+    .option('--snapshot', 'write to copies of the disks, which are gone afterwards')
     .option('--timeout <seconds>', 'end the command after that long, with exit code 124', seconds)
     .option('--console', "show the guest's console on stderr")
     .option(
@@ -69,40 +104,126 @@ export function runCommand(): Command {
     )
     .addHelpText(
       'after',
-      '\nExit code: the command’s; 255 where the guest panics, 124 after --timeout.',
+      '\nWith --disk the guest is what is on the disk, memory is 1G and the IOMMU virtio where nothing else' +
+        '\nis said. Without a command this terminal is its console, until it powers off or you type Ctrl-A X,' +
+        '\nwhich is as pulling the plug. With one, systemd (256 or later) in it starts our agent, the command' +
+        '\nruns once multi-user.target is reached, and the guest is shut down afterwards.' +
+        '\n\nExit code: the command’s; 255 where the guest panics, 124 after --timeout.',
     )
-    .action(async (command: string[], flags: RunFlags) => {
-      process.exitCode = await interruptible((signal) => run(command, flags, signal));
+    .action(async (words: string[], given: RunFlags, command: Command) => {
+      const flags = withDiskDefaults(given, command);
+      process.exitCode = await interruptible((signal) => run(words, flags, signal));
     });
 }
 
+/** What a Debian needs, where nothing else was said. @throws Error where flags do not go together */
+function withDiskDefaults(flags: RunFlags, command: Command): RunFlags {
+  const said = (name: keyof RunFlags) => command.getOptionValueSource(name) !== 'default';
+  if (flags.disk.length === 0) {
+    const alone = (['firmware', 'snapshot'] as const).find(
+      (name) => flags[name] !== undefined && said(name),
+    );
+    if (alone !== undefined) throw new Error(`expected --disk with --${alone}, got none`);
+    return flags;
+  }
+  if (flags.append.length > 0) {
+    throw new Error(
+      'expected no --append with --disk, got one: the disk’s own boot loader has the kernel arguments',
+    );
+  }
+  return {
+    ...flags,
+    device: flags.device ?? [],
+    size: said('size') ? flags.size : diskMemoryBytes,
+    iommu: said('iommu') ? flags.iommu : 'virtio',
+  };
+}
+
 async function run(command: string[], flags: RunFlags, signal: AbortSignal): Promise<number> {
+  const fromDisk = flags.disk.length > 0;
+  const asConsole = fromDisk && command.length === 0;
+  if (asConsole && Object.keys(flags.file).length > 0) {
+    throw new Error('expected a command with --disk and --file, got none');
+  }
   const parts = await readyParts(signal);
   const devices = await makeDevices(flags.device ?? parseDevice('edu'));
-  const options = guestOptions(flags, signal);
-  if (flags.dryRun) return await printCommand(parts, devices, flags, options);
   const display = new PhaseDisplay();
+  const options: Omit<GuestOptions, 'memory'> = {
+    ...guestOptions(flags, signal),
+    ...(fromDisk ? { disk: await diskBoot(flags, !asConsole, signal) } : {}),
+    ...(asConsole ? { onConsole: (chunk: Buffer) => showConsole(display, chunk) } : {}),
+  };
+  if (flags.dryRun) return await printCommand(parts, devices, flags, options);
   const log = (words: string) => display.say(`sealbus: ${words}`);
+  let disks: Disks | undefined;
   let machine: Machine | undefined;
   try {
     const memory = await chooseMemory(flags.memory, (words) => display.say(words));
     display.begin('starting');
+    if (fromDisk) {
+      disks = await openDisks(flags.disk, { snapshot: flags.snapshot === true, log, signal });
+    }
     const { iommu } = flags;
     machine = await Machine.create({ parts, memory, bytes: flags.size, iommu, log });
     machine.iommu.faults.onFault(({ direction, length, iova, reason }) =>
       log(`IOMMU fault: ${direction} of ${length} bytes at 0x${iova.toString(16)}: ${reason}`),
     );
+    if (disks !== undefined) machine.plug(disks.nvme, DISKS_ADDRESS);
     for (const { endpoint, rid } of devices) machine.plug(endpoint, rid);
     const { accelerator } = await machine.plan(options);
-    display.begin(`booting the guest on ${accelerator.accelerator}: ${accelerator.why}`);
+    const what = fromDisk ? flags.disk[0]?.path : 'the guest';
+    display.begin(`booting ${what} on ${accelerator.accelerator}: ${accelerator.why}`);
     const vm = await machine.boot(options);
-    if (iommu === 'virtio') await vm.insmod('virtio_iommu');
+    const streams = {
+      timeoutMs: flags.timeout === undefined ? undefined : flags.timeout * 1000,
+      signal,
+    };
+    if (asConsole) return await beConsole(vm, streams);
+    if (fromDisk) await putFiles(vm, flags.file);
+    else if (iommu === 'virtio') await vm.insmod('virtio_iommu');
     display.end();
-    return await runInGuest(vm, command, flags, signal);
+    const words = command.length > 0 ? command : ['sh', '-l'];
+    const exitCode = await runInGuest(vm, words, streams);
+    if (fromDisk && vm.console.panic === undefined) await shutDown(vm, log);
+    return exitCode;
   } finally {
     display.end();
     await machine?.[Symbol.asyncDispose]();
+    await disks?.[Symbol.asyncDispose]();
   }
+}
+
+async function diskBoot(flags: RunFlags, agent: boolean, signal: AbortSignal): Promise<DiskBoot> {
+  if (flags.firmware === 'seabios') return { from: DISKS_ADDRESS, agent };
+  const progress = renderProgress();
+  try {
+    const uefi = await ensureOptionalPart(ovmfPart, { progress: progress.event, signal });
+    return { from: DISKS_ADDRESS, agent, uefi };
+  } finally {
+    progress.end();
+  }
+}
+
+/** The console is the terminal from its first byte on. */
+function showConsole(display: PhaseDisplay, chunk: Buffer): void {
+  display.end();
+  process.stdout.write(chunk);
+}
+
+async function putFiles(vm: VirtualMachine, files: RunFlags['file']): Promise<void> {
+  for (const [guest, host] of Object.entries(files)) {
+    await vm.writeFile(guest, readFileSync(host));
+    await vm.check(['chmod', '755', guest]);
+  }
+}
+
+/** A guest that cannot is turned off, which its file systems survive as a loss of power. */
+async function shutDown(vm: VirtualMachine, log: (words: string) => void): Promise<void> {
+  if (await vm.powerOff(shutDownTimeoutMs)) return;
+  log(
+    `the guest had not shut down after ${shutDownTimeoutMs / 1000} s and was turned off: its file ` +
+      'systems may need their journal',
+  );
 }
 
 function guestOptions(flags: RunFlags, signal: AbortSignal): Omit<GuestOptions, 'memory'> {
@@ -128,7 +249,11 @@ async function printCommand(
 ): Promise<number> {
   const { size: bytes } = flags;
   const iommu = flags.iommu === 'virtio';
-  const places = [...(iommu ? [IOMMU_ADDRESS] : []), ...devices.map(({ rid }) => rid)];
+  const places = [
+    ...(iommu ? [IOMMU_ADDRESS] : []),
+    ...(flags.disk.length > 0 ? [DISKS_ADDRESS] : []),
+    ...devices.map(({ rid }) => rid),
+  ];
   const { description } = await planGuest(parts, {
     ...options,
     memory:
@@ -146,56 +271,6 @@ async function printCommand(
   const words = qemuCommand(parts.qemu, { ...description, console: { kind: 'stdio' } });
   process.stdout.write(`${formatCommand(words, parts.qemu.env)}\n`);
   return 0;
-}
-
-/** A terminal on both sides where there is one here, else three streams that keep apart. */
-async function runInGuest(
-  vm: VirtualMachine,
-  command: string[],
-  flags: RunFlags,
-  signal: AbortSignal,
-): Promise<number> {
-  const { stdin, stdout, stderr } = process;
-  const interactive = stdin.isTTY === true && stdout.isTTY === true;
-  const size = () => ({ rows: stdout.rows ?? 24, columns: stdout.columns ?? 80 });
-  const running = vm.start(command.length > 0 ? command : ['sh', '-l'], {
-    stdin,
-    stdout,
-    stderr,
-    ...(interactive ? { terminal: size() } : {}),
-    ...(flags.timeout === undefined ? {} : { timeoutMs: flags.timeout * 1000 }),
-  });
-  const onResize = () => running.resize(size().rows, size().columns);
-  let stop: (reason: unknown) => void = () => {};
-  const stopped = new Promise<never>((_resolve, reject) => {
-    stop = reject;
-  });
-  const onAbort = () => stop(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  if (interactive) {
-    stdin.setRawMode(true);
-    stdout.on('resize', onResize);
-  }
-  try {
-    const { exitCode, ended } = await Promise.race([running.ended, stopped]);
-    // Without a word a command could as well have had that exit code by itself.
-    if (ended === 'panicked') stderr.write(`sealbus: ${panicWords(vm)}\n`);
-    if (ended === 'timed-out') {
-      stderr.write(`sealbus: the command had not ended after ${flags.timeout} s\n`);
-    }
-    return exitCode;
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-    stdout.off('resize', onResize);
-    if (interactive) stdin.setRawMode(false);
-    // Input that the command did not take must not keep this process.
-    stdin.destroy();
-  }
-}
-
-function panicWords({ console }: VirtualMachine): string {
-  const last = console.lastLines().replaceAll(/^/gm, '  ');
-  return `the guest's kernel panicked: ${console.panic}. The console's last lines:\n${last}`;
 }
 
 function wholeNumber(text: string): number {
