@@ -9,7 +9,7 @@ import {
   WARNING_TEMPERATURE,
 } from './capabilities.ts';
 import { FIRMWARE_REVISION } from './firmware.ts';
-import { ascii, list, nested, structure, u8, u16, u24, u32, u128 } from './structure.ts';
+import { ascii, structure, u8, u16, u24, u32, u128 } from './structure.ts';
 
 export const MODEL_NUMBER = 'sealbus NVMe';
 
@@ -19,10 +19,10 @@ export interface PciVendor {
   readonly subsystemVendor: number;
 }
 
-/** Power State Descriptor, NVMe 1.4 §5.15.2.2, Figure 248. */
-const powerState = structure(32, { maxPower: u16(0), entryLatency: u32(4), exitLatency: u32(8) });
-
-/** Identify Controller data structure, NVMe 1.4 §5.15.2.2, Figure 247. */
+/**
+ * Identify Controller data structure, NVMe 1.4 §5.15.2.2, Figure 247. There is one power state (NPSS
+ * 0), of which the descriptor at byte 2048 reports neither power nor latencies: it is all zeros.
+ */
 const identifyController = structure(4096, {
   vid: u16(0),
   ssvid: u16(2),
@@ -71,7 +71,6 @@ const identifyController = structure(4096, {
   sgls: u32(536),
   mnan: u32(540),
   subnqn: ascii(768, 256, '\0'),
-  powerStates: list(nested(2048, powerState), 32),
 });
 
 const OACS = { format: 1 << 1, doorbellBufferConfig: 1 << 8 };
@@ -145,6 +144,5 @@ export function identifyControllerData(host: AdminHost, pci: PciVendor): Uint8Ar
     nwpc: NWPC.writeProtect,
     sgls: SGLS.supported,
     subnqn: host.subsystemNqn,
-    powerStates: [{}],
   });
 }

@@ -201,11 +201,46 @@ describe('Events', () => {
     ]);
   });
 
+  it.each([
+    [0b00001, SmartEvent.spare],
+    [0b00010, SmartEvent.temperature],
+    [0b00100, SmartEvent.reliability],
+    [0b01000, SmartEvent.reliability],
+  ])('tell of critical warning %i, once it comes up', async (warning, info) => {
+    const { admin, request, read, told } = await events(warning).ready();
+    request(1);
+    request(2);
+    admin.health.warn(0b01111);
+    admin.health.warn(0b01111);
+    await read(HEALTH_LOG);
+    admin.health.warn(warning);
+    expect(told()).toEqual([[1, 0, (HEALTH_LOG << 16) | (info << 8) | 1]]);
+    admin.health.warn(warning, false);
+    admin.health.warn(warning);
+    expect(told()).toHaveLength(2);
+  });
+
+  it('of different kinds wait together, and are told in their order', async () => {
+    const { admin, request, raiseError, read } = await events().ready();
+    admin.namespaceChanged(1);
+    raiseError(ErrorEvent.transientInternalError);
+    raiseError(ErrorEvent.invalidDoorbellValue);
+    admin.health.warn(CriticalWarning.reliability);
+    const next = (cid: number) => (request(cid) as { dword0?: number }).dword0;
+    expect([next(1), next(2), next(3)]).toEqual([NAMESPACE_CHANGED, 0x01_04_00, RELIABILITY]);
+    await read(ERROR_LOG);
+    expect(next(4)).toBe(DOORBELL_VALUE);
+    expect(request(5)).toBe('pending');
+  });
+
   it('that wait are dropped when the host disables them', async () => {
-    const { admin, configure, request } = await events().ready();
+    const { admin, configure, request, raiseError } = await events().ready();
+    raiseError(ErrorEvent.invalidDoorbellRegister);
     admin.events.raise(EventType.notice, NoticeEvent.namespaceAttributes, CHANGED_NAMESPACES);
+    raiseError(ErrorEvent.invalidDoorbellValue);
     await configure(0);
-    expect(request(1)).toBe('pending');
+    expect(request(1)).toEqual({ status: 0, dword0: DOORBELL_REGISTER });
+    expect(request(2)).toBe('pending');
   });
 
   it('of the temperature come where a threshold is crossed, and again when it is once more', async () => {

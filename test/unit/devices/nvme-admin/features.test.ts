@@ -256,10 +256,12 @@ describe('Volatile Write Cache', () => {
   });
 
   it('is not flushed where it was off, or is turned on', async () => {
-    const { statusOf, storages } = bench();
+    const { admin, statusOf, storages } = bench();
     await statusOf(set(0x06, 0));
     await statusOf(set(0x06, 0));
+    expect(admin.features.writeCache).toBe(false);
     await statusOf(set(0x06, 1));
+    expect(admin.features.writeCache).toBe(true);
     expect(storages[1].steps).toHaveLength(1);
   });
 });

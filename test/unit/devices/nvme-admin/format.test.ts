@@ -102,6 +102,21 @@ describe('Format NVM', () => {
     expect(seen).toEqual([100, 75, 50, 25, 25]);
   });
 
+  it('never tells that nothing remains before it is done', async () => {
+    const storage = new StorageDouble(200 * 64 * MIB, { discards: false });
+    storage.held = true;
+    const set = bench({ namespaces: [new Namespace(1, storage)] });
+    const answer = set.admin.execute(command(format(1, LBAF_512)));
+    await turn();
+    await turn();
+    for (let step = 0; step < 199; step++) await storage.finishOne();
+    expect(await progress(set, 1)).toBe(0x80 | 1);
+    await storage.finishOne();
+    await storage.finishOne();
+    expect(await answer).toEqual({ status: 0 });
+    expect(await progress(set, 1)).toBe(0x80);
+  });
+
   it('raises the event that attributes changed, and lists the namespace', async () => {
     const { admin, host, statusOf, dataOf } = bench();
     await statusOf({ opcode: 0x09, dword10: 0x0b, dword11: 1 << 8 });

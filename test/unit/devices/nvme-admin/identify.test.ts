@@ -25,6 +25,7 @@ const identify = (cns: number, nsid = 0, controller = 0) => ({
 
 /** Bytes 0 to 4095 that are not 0, outside the ranges [offset, length] named. */
 function strays(view: DataView, ranges: readonly (readonly [number, number])[]): number[] {
+  expect(view.byteLength).toBe(4096);
   const left: number[] = [];
   for (let at = 0; at < view.byteLength; at++) {
     const named = ranges.some(([offset, length]) => at >= offset && at < offset + length);
@@ -258,8 +259,10 @@ describe('Namespace identifiers', () => {
 });
 
 describe('Lists', () => {
-  const nsids = (view: DataView) =>
-    Array.from({ length: 1024 }, (_, i) => view.getUint32(4 * i, true));
+  const nsids = (view: DataView) => {
+    expect(view.byteLength).toBe(4096);
+    return Array.from({ length: 1024 }, (_, i) => view.getUint32(4 * i, true));
+  };
 
   it.each([0x02, 0x10])(
     'of namespaces hold the NSIDs above the one named (CNS %i)',
