@@ -32,15 +32,24 @@ export class DmaList {
 
   /** Reads all of it and empties the list; answers the first refusal. */
   read(dma: DmaPort): DmaAbort | undefined {
-    return this.#done(dma.readBatch(this.#accesses, this.#count));
+    try {
+      return this.#first(dma.readBatch(this.#accesses, this.#count));
+    } finally {
+      this.#clear();
+    }
   }
 
   /** Writes all of it and empties the list; answers the first refusal. */
   write(dma: DmaPort): DmaAbort | undefined {
-    return this.#done(dma.writeBatch(this.#accesses, this.#count));
+    try {
+      return this.#first(dma.writeBatch(this.#accesses, this.#count));
+    } finally {
+      this.#clear();
+    }
   }
 
-  clear(): void {
+  /** Also after a throw: what is in the list must never go out by another port. */
+  #clear(): void {
     for (let n = 0; n < this.#count; n++) {
       const access = this.#accesses[n] as DmaAccess;
       access.bytes = NOTHING;
@@ -50,13 +59,12 @@ export class DmaList {
     this.#bytes = 0;
   }
 
-  #done(refused: number): DmaAbort | undefined {
-    let abort: DmaAbort | undefined;
-    for (let n = 0; refused > 0 && abort === undefined && n < this.#count; n++) {
-      abort = this.#accesses[n]?.abort;
+  #first(refused: number): DmaAbort | undefined {
+    for (let n = 0; refused > 0 && n < this.#count; n++) {
+      const abort = this.#accesses[n]?.abort;
+      if (abort !== undefined) return abort;
     }
-    this.clear();
-    return abort;
+    return undefined;
   }
 
   #push(iova: Iova, bytes: Uint8Array): void {

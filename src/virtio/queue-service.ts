@@ -33,6 +33,7 @@ export class QueueService {
 
   /** The driver says that there is something. */
   wake(): void {
+    if (!this.#queue.live) return;
     this.#again = true;
     if (!this.#running) this.#run();
   }

@@ -63,6 +63,11 @@ export class VirtioBench extends Bench {
       this.between?.();
       writeFrom(iova, from);
     };
+    // A batch has no order: who relies on one is found out by the reverse.
+    const readBatch = dma.readBatch.bind(dma);
+    const writeBatch = dma.writeBatch.bind(dma);
+    dma.readBatch = (accesses, count) => readBatch(accesses.slice(0, count).reverse(), count);
+    dma.writeBatch = (accesses, count) => writeBatch(accesses.slice(0, count).reverse(), count);
   }
 
   structure(type: number): Structure | undefined {

@@ -31,6 +31,8 @@ export interface QueueOptions {
   readonly base?: number;
   readonly index?: number;
   readonly vector?: number;
+  /** Chains lie all over the table, not in a row. */
+  readonly scattered?: boolean;
 }
 
 export class DriverQueue {
@@ -65,7 +67,9 @@ export class DriverQueue {
     this.#memory = new DataView(bench.memory.buffer);
     this.#eventIndex = features.includes(EVENT_IDX);
     this.#indirect = features.includes(INDIRECT);
-    this.#free = Array.from({ length: size }, (_, n) => n);
+    this.#free = Array.from({ length: size }, (_, n) =>
+      options.scattered === true ? (n * 37) % size : n,
+    );
     bench.memory.fill(0, base, this.end);
     bench.write(Common.queueSelect, index, 2);
     bench.write(Common.queueSize, size, 2);

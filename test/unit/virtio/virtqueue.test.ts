@@ -190,6 +190,57 @@ describe('a virtqueue', () => {
     );
   });
 
+  it('misses no chain that comes while it looks, also where it keeps them', () => {
+    fc.assert(
+      fc.property(
+        features,
+        sizes,
+        fc.array(fc.nat({ max: 9 }), { minLength: 1, maxLength: 30 }),
+        (chosen, size, moments) => {
+          const driver = new EchoDriver(LATER, size, chosen);
+          const { queue, device, bench } = driver;
+          const one: Shape = { readable: [1], writable: [], indirect: false };
+          for (const moment of moments) {
+            let doorbell = false;
+            let wait = moment;
+            bench.between = () => {
+              if (wait-- === 0 && driver.add(one, 0)) doorbell = queue.mustNotify();
+            };
+            if (driver.add(one, 0) && queue.mustNotify()) bench.notify(LATER);
+            bench.between = undefined;
+            if (doorbell) bench.notify(LATER);
+            // Nobody is to be told any more: so all of it has been seen.
+            expect(device.held.length).toBe(queue.pending.size);
+            device.release([0, 0]);
+            driver.reap();
+          }
+          driver.expectUnhurt();
+        },
+      ),
+    );
+  });
+
+  it('interrupts when the used index passes the one that the driver names, and only then', () => {
+    const { queue, bench } = new EchoDriver(ECHO, 8, [VERSION_1, EVENT_IDX]);
+    const view = new DataView(bench.memory.buffer);
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 8 }),
+        fc.integer({ min: -4, max: 10 }),
+        (count, ahead) => {
+          const before = view.getUint16(queue.used + 2, true);
+          view.setUint16(queue.available + 4 + 2 * 8, (before + ahead) & 0xffff, true);
+          bench.interrupts.messages.length = 0;
+          for (let n = 0; n < count; n++) queue.add([], [{ address: 16384, length: 1 }]);
+          queue.kick();
+          expect(queue.reap()).toHaveLength(count);
+          expect(bench.interrupts.messages).toEqual(ahead >= 0 && ahead < count ? [ECHO] : []);
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+
   it('takes chains back in any order, visible only when flushed', () => {
     fc.assert(
       fc.property(
@@ -245,6 +296,32 @@ describe('a virtqueue', () => {
       done += count;
     }
     driver.expectUnhurt();
+  });
+
+  it.each([512, 1024])('follows chains all over a table of %i', (size) => {
+    const features = [VERSION_1, INDIRECT];
+    const device = new Echo();
+    const bench = new VirtioBench(device);
+    bench.negotiate(features);
+    const queue = new DriverQueue(bench, { size, features, index: LATER, scattered: true });
+    bench.ready();
+    const byte = (n: number) => ({ address: 40000 + n, length: 1 });
+    for (let chain = 0; chain < 100; chain++) {
+      const readable = Array.from({ length: (chain % 9) + 1 }, (_, n) => byte(chain + 50 * n));
+      queue.add(readable, [], chain % 7 === 0 ? 60000 : undefined);
+      for (const [n, { address }] of readable.entries()) bench.memory[address] = n + chain;
+      queue.kick();
+      const bytes = Array.from({ length: readable.length }, (_, n) => n + chain);
+      expect([...(device.held.at(-1)?.read() ?? [])]).toEqual(bytes);
+      device.release([0]);
+      expect(queue.reap()).toHaveLength(1);
+    }
+    const all = Array.from({ length: size }, (_, n) => byte(n));
+    bench.memory.fill(7, 40000, 40000 + size);
+    queue.add(all, []);
+    queue.kick();
+    expect(device.held[0]?.read()).toEqual(new Uint8Array(size).fill(7));
+    expect(bench.faults).toEqual([]);
   });
 
   it('reads requests that were fetched ahead, and those longer than that', () => {
