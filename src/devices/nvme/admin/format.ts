@@ -16,6 +16,8 @@ const SecureErase = { none: 0, userData: 1 } as const;
  */
 const PIECE_BYTES = { 'write-zeroes': 64 * 2 ** 20, discard: 1024 * 2 ** 20 } as const;
 
+const LEAST_BLOCK_BYTES = Math.min(...LBA_FORMATS);
+
 const ABORTED: Outcome = Object.freeze({ status: Status.abortRequested });
 
 /**
@@ -91,13 +93,17 @@ export class FormatNvm {
   /** Whether it was done before a reset came. @throws StorageError, RangeError */
   async #erase(namespace: Namespace, secure: boolean, reset: number): Promise<boolean> {
     const { storage } = namespace;
-    const kind = !secure && storage.discards ? 'discard' : 'write-zeroes';
-    for (let offset = 0; offset < storage.bytes; offset += PIECE_BYTES[kind]) {
+    // A format with smaller blocks reaches bytes that one with larger blocks leaves behind the last.
+    const end = storage.bytes - (storage.bytes % LEAST_BLOCK_BYTES);
+    for (let offset = 0; offset < end; ) {
       if (this.#resets.now !== reset) return false;
       // Not 0 before it is done: 0 says that no format is under way.
-      this.#remaining.set(namespace, Math.ceil(100 * (1 - offset / storage.bytes)));
-      const length = Math.min(PIECE_BYTES[kind], storage.bytes - offset);
+      this.#remaining.set(namespace, Math.ceil(100 * (1 - offset / end)));
+      const kind = !secure && storage.discards ? 'discard' : 'write-zeroes';
+      const length = Math.min(PIECE_BYTES[kind], end - offset);
       await storageStep(storage, kind, offset, length);
+      // A storage finds out by trying that it cannot discard, and then has done nothing.
+      if (kind === 'write-zeroes' || storage.discards) offset += length;
     }
     if (this.#resets.now !== reset) return false;
     await storageStep(storage, 'flush');

@@ -115,7 +115,7 @@ export function identifyControllerData(host: AdminHost, pci: PciVendor): Uint8Ar
     mn: MODEL_NUMBER,
     fr: FIRMWARE_REVISION,
     ieee: IEEE_OUI,
-    mdts: Math.floor(Math.log2(host.transferBytesMax / PAGE_BYTES)),
+    mdts: Math.log2(host.transferBytesMax / PAGE_BYTES),
     cntlid: CONTROLLER_ID,
     ver: VERSION,
     rtd3e: SHUTDOWN_MICROSECONDS,

@@ -45,10 +45,12 @@ export class StorageDouble implements BlockStorage {
   readonly path: string;
   readonly bytes: number;
   readonly readOnly: boolean;
-  readonly discards: boolean;
+  discards: boolean;
   readonly steps: Step[] = [];
   /** Requests of this kind fail. */
   failing: StorageKind | undefined;
+  /** Discards do nothing from the next one on, as where the file system turns out to have no holes. */
+  refusesHoles = false;
   /** Requests wait for {@link finishOne}. */
   held = false;
   #submitted: StorageRequest[] = [];
@@ -93,6 +95,7 @@ export class StorageDouble implements BlockStorage {
   async close(): Promise<void> {}
 
   #finish(request: StorageRequest): void {
+    if (request.kind === 'discard' && this.refusesHoles) this.discards = false;
     const failed = request.kind === this.failing;
     request.done(failed ? new StorageError(request.kind, 'EIO, as it was told', 5) : undefined);
   }
