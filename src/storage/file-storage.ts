@@ -33,7 +33,7 @@ export class FileStorage implements BlockStorage, EngineListener {
   readonly readOnly: boolean;
   readonly #file: BackingFile;
   readonly #abilities: FileAbilities;
-  readonly #resident: ResidentIo;
+  readonly #resident: ResidentIo | undefined;
   readonly #engine: StorageEngine;
   readonly #waiting = new RequestQueue(WAITING_MAX);
   readonly #idle: Operation[] = [];
@@ -48,7 +48,7 @@ export class FileStorage implements BlockStorage, EngineListener {
   /** @param openEngine told who listens; may throw, then the file is the caller's still. */
   constructor(
     file: BackingFile,
-    resident: ResidentIo,
+    resident: ResidentIo | undefined,
     discards: boolean,
     openEngine: (listener: EngineListener) => StorageEngine,
   ) {
@@ -141,10 +141,12 @@ export class FileStorage implements BlockStorage, EngineListener {
   #atOnce(request: StorageRequest, address: number): boolean {
     const { kind, length, offset } = request;
     if (length === 0 && kind !== 'flush') return true;
-    if (kind === 'read') return this.#resident.read(address, length, offset);
+    const resident = this.#resident;
+    if (resident === undefined) return false;
+    if (kind === 'read') return resident.read(address, length, offset);
     if (this.#changing > 0) return false;
-    if (kind === 'write') return this.#resident.write(address, length, offset, request.durable);
-    return kind === 'flush' && (this.readOnly || this.#resident.flush());
+    if (kind === 'write') return resident.write(address, length, offset, request.durable);
+    return kind === 'flush' && (this.readOnly || resident.flush());
   }
 
   #start(request: StorageRequest, address: number): void {

@@ -6,7 +6,7 @@ import { type BackingFile, openBackingFile } from './backing-file.ts';
 import type { BlockStorage } from './block-storage.ts';
 import { FileStorage } from './file-storage.ts';
 import { IoUringEngine } from './io-uring-engine.ts';
-import { ResidentIo } from './resident-io.ts';
+import { NOTHING_AT_ONCE, ResidentIo } from './resident-io.ts';
 import type { EngineListener, StorageEngine } from './storage-engine.ts';
 import { ThreadPoolEngine } from './thread-pool-engine.ts';
 
@@ -16,6 +16,8 @@ export interface StorageOptions {
   readonly log?: (message: string) => void;
   /** Default: io_uring where it is to be had, else threads. Named, it is that one or an error. */
   readonly engine?: 'io_uring' | 'threads';
+  /** Whether what is in memory is done inside `kick` (resident-io.ts). Default: yes; else all goes by the engine. */
+  readonly atOnce?: boolean;
 }
 
 /**
@@ -27,14 +29,16 @@ export async function openStorage(path: string, options: StorageOptions): Promis
   const file = await openBackingFile(path, { readOnly: options.readOnly, log });
   try {
     const discards = await canDiscard(file);
-    const resident = new ResidentIo(file);
+    const resident = options.atOnce === false ? undefined : new ResidentIo(file);
     let name = '';
     const storage = new FileStorage(file, resident, discards, (listener) => {
       const engine = chooseEngine(file, options.engine, listener, log);
       name = engine.name;
       return engine;
     });
-    log(`disk ${path}: ${file.bytes} bytes by ${name}, ${resident.description}`);
+    log(
+      `disk ${path}: ${file.bytes} bytes by ${name}, ${resident?.description ?? NOTHING_AT_ONCE}`,
+    );
     return storage;
   } catch (error) {
     await new Promise<void>((resolve) => close(file.fd, () => resolve()));

@@ -33,6 +33,8 @@ export const RESIDENT_BYTES_MAX = 128 * 1024;
 /** Copied in one kick: with 4 KiB reads about half a millisecond. */
 export const RESIDENT_BYTES_PER_KICK = 1024 * 1024;
 
+export const NOTHING_AT_ONCE = 'none of it at once';
+
 const PROBE_BYTES = 512;
 const EOPNOTSUPP = 95;
 
@@ -57,7 +59,7 @@ export class ResidentIo {
   get description(): string {
     if (this.#tmpfs && this.#cachestat) return 'what is in memory at once';
     if (this.#nowait) return 'reads of what is cached at once';
-    return 'none of it at once';
+    return NOTHING_AT_ONCE;
   }
 
   /** @returns whether all of it is read: else nothing is known of the bytes. */

@@ -33,9 +33,13 @@ const request = fc.record({
   alone: fc.boolean(),
 });
 
-describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine }))))(
-  'by $engine on $place',
-  ({ place, engine }) => {
+const WAYS = PLACES.flatMap((place) =>
+  ENGINES.flatMap((engine) => [true, false].map((atOnce) => ({ place, engine, atOnce }))),
+);
+
+describe.each(WAYS)(
+  'by $engine on $place, at once where it can be: $atOnce',
+  ({ place, engine, atOnce }) => {
     test('any requests leave the bytes that a plain array has after them', {
       timeout: 60_000,
     }, async () => {
@@ -45,7 +49,7 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
           const path = image(directory.path, BYTES);
           const model = new Uint8Array(BYTES).map((_, index) => (index * 7 + (index >> 9)) & 0xff);
           writeFileSync(path, model);
-          const storage = await open(path, { engine });
+          const storage = await open(path, { engine, atOnce });
           let batch: { ended: Promise<StorageError | undefined>; check: () => void }[] = [];
           let busy: { offset: number; end: number; changes: boolean }[] = [];
           const settle = async () => {
@@ -106,7 +110,7 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
 
     test('more requests than there are places: all end, and none is lost', async () => {
       using directory = scratch(place);
-      const storage = await open(image(directory.path, 8 << 20), { engine });
+      const storage = await open(image(directory.path, 8 << 20), { engine, atOnce });
       const count = 2000;
       const buffers = Array.from({ length: count }, () => taken(4096));
       const writes = buffers.map((buffer, index) => {
@@ -133,7 +137,7 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
     test('a file that became shorter fails the read behind its end, and no other', async () => {
       using directory = scratch(place);
       const path = image(directory.path, 64 * 4096);
-      const storage = await open(path, { engine });
+      const storage = await open(path, { engine, atOnce });
       truncateSync(path, 4096 + 512);
       const buffer = taken(8192);
       await expect(run(storage, { kind: 'read', offset: 8192, bytes: buffer })).rejects.toThrow(
@@ -149,7 +153,7 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
 
     test('done() that submits and kicks again goes on to the end, without growing the stack', async () => {
       using directory = scratch(place);
-      const storage = await open(image(directory.path, BYTES), { engine });
+      const storage = await open(image(directory.path, BYTES), { engine, atOnce });
       const buffer = taken(4096);
       let left = 20_000;
       await new Promise<void>((resolve) => {
@@ -175,7 +179,7 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
 
     test('the event loop has its turns while requests beget requests', async () => {
       using directory = scratch(place);
-      const storage = await open(image(directory.path, BYTES), { engine });
+      const storage = await open(image(directory.path, BYTES), { engine, atOnce });
       const buffer = taken(4096);
       await run(storage, { kind: 'write', bytes: buffer });
       let stop = false;
@@ -198,10 +202,37 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
       await storage.close();
     });
 
+    test('what is in memory ends inside kick(), all else later', async (context) => {
+      using directory = scratch(place);
+      const told: string[] = [];
+      const log = (message: string) => told.push(message);
+      const storage = await open(image(directory.path, BYTES), { engine, atOnce, log });
+      const buffer = taken(BYTES);
+      await run(storage, { kind: 'write', bytes: buffer });
+      let inKick: string[] = [];
+      const submit = (kind: 'read' | 'flush' | 'write-zeroes', length: number, name: string) => {
+        const bytes = kind === 'read' ? buffer.subarray(0, length) : undefined;
+        const done = () => inKick.push(name);
+        storage.submit({ kind, offset: 0, length, bytes, durable: false, done });
+      };
+      submit('read', 4096, 'short');
+      submit('read', BYTES, 'long');
+      submit('write-zeroes', 4096, 'zeroes');
+      storage.kick();
+      const ended = inKick;
+      inKick = [];
+      await storage.close();
+      pool.give(buffer);
+      const can = !`${told}`.includes('none of it at once');
+      expect(can && !atOnce).toBe(false);
+      expect(ended).toEqual(can ? ['short'] : []);
+      if (atOnce && !can) context.skip('this host answers no read at once');
+    });
+
     test('close waits for all that was submitted, and what comes later is told so', async () => {
       using directory = scratch(place);
       const path = image(directory.path, BYTES);
-      const storage = await open(path, { engine });
+      const storage = await open(path, { engine, atOnce });
       const buffer = taken(BYTES);
       buffer.fill(0x5a);
       const order: string[] = [];
@@ -230,14 +261,14 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
       storage.kick();
       pool.give(buffer);
       // The lock and the descriptor are given back.
-      await (await open(path, { engine })).close();
+      await (await open(path, { engine, atOnce })).close();
     });
 
     test('a read-only disk reads and flushes, and refuses all else', async () => {
       using directory = scratch(place);
       const path = image(directory.path, 8192);
       writeFileSync(path, Buffer.alloc(8192, 0x33));
-      const storage = await open(path, { engine, readOnly: true });
+      const storage = await open(path, { engine, atOnce, readOnly: true });
       expect(storage).toMatchObject({ path, bytes: 8192, readOnly: true, discards: false });
       const buffer = taken(4096);
       await run(storage, { kind: 'read', offset: 4096, bytes: buffer });
@@ -261,7 +292,7 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
 
     test('a range that leaves the disk, or bytes that are not of its length, are refused at once', async () => {
       using directory = scratch(place);
-      const storage = await open(image(directory.path, 8192), { engine });
+      const storage = await open(image(directory.path, 8192), { engine, atOnce });
       const done = () => {
         throw new Error('expected no end of a request that was refused');
       };
@@ -290,7 +321,7 @@ describe.each(PLACES.flatMap((place) => ENGINES.map((engine) => ({ place, engine
       using directory = scratch(place);
       const path = image(directory.path, BYTES);
       writeFileSync(path, Buffer.alloc(BYTES, 1));
-      const storage = await open(path, { engine });
+      const storage = await open(path, { engine, atOnce });
       expect(storage.discards).toBe(true);
       await run(storage, { kind: 'flush' });
       const before = blocks(path);
