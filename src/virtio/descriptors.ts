@@ -17,6 +17,8 @@ const INDIRECT = 4;
 export const WHOLE_TABLE_MAX = 256;
 /** Of a longer table this many are read at once: chains mostly lie in a row. */
 const WINDOW = 8;
+/** A chain that lies all over a long table gets this many windows, and then the whole table. */
+const WINDOWS_MAX = 4;
 /** Section 2.7.5.2: no chain is longer. */
 const CHAIN_BYTES_MAX = 2 ** 32;
 
@@ -65,6 +67,9 @@ export class DescriptorTable {
   readonly #list = new DmaList();
   /** Direct descriptors met in this call: chains share none, so all of them are at most the table. */
   #met = 0;
+  #rounds = 0;
+  /** All of a long table, where windows did not do. */
+  #all: DataView | undefined;
 
   /** @param options.indirect whether INDIRECT_DESC was negotiated */
   constructor(
@@ -90,13 +95,16 @@ export class DescriptorTable {
    */
   follow(heads: readonly number[]): ChainBuffers[] {
     this.#met = 0;
+    this.#rounds = 0;
+    this.#all = undefined;
     let walks = heads.map((head): Walk => {
       const buffers = { head, segments: [], readers: 0, readable: 0, writable: 0 };
       return { buffers, table: this.#direct(), next: head };
     });
     const all = walks.map(({ buffers }) => buffers);
-    // Each round takes a descriptor or more of each chain that is left, and chains are bounded.
+    // After WINDOWS_MAX rounds only indirect tables are left to be fetched, one a chain.
     while (walks.length > 0) {
+      this.#rounds++;
       walks = walks.filter((walk) => !this.#advance(walk));
       if (this.#list.count === 0) continue;
       const abort = this.#list.read(this.#dma);
@@ -147,6 +155,17 @@ export class DescriptorTable {
   }
 
   #fetch(table: Table, next: number): void {
+    if (!table.indirect && this.#rounds > WINDOWS_MAX) {
+      if (this.#all === undefined) {
+        const bytes = new Uint8Array(this.#size * DESCRIPTOR_BYTES);
+        this.#all = new DataView(bytes.buffer);
+        this.#list.add(this.#dma, this.#iova, bytes);
+      }
+      table.bytes = this.#all;
+      table.first = 0;
+      table.held = this.#size;
+      return;
+    }
     const held = table.indirect ? table.count : Math.min(WINDOW, table.count - next);
     const bytes = new Uint8Array(held * DESCRIPTOR_BYTES);
     table.bytes = new DataView(bytes.buffer);

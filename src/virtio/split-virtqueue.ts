@@ -30,6 +30,8 @@ export class SplitVirtqueue implements Virtqueue {
   #serving = false;
   #took = false;
   #drained = false;
+  /** While onQueue runs: the ring was looked at, and what it gave is not all taken or just so. */
+  #looked = false;
 
   constructor(
     { name, prefetch = 0 }: { readonly name: string; readonly prefetch?: number },
@@ -92,6 +94,7 @@ export class SplitVirtqueue implements Virtqueue {
     this.#serving = true;
     this.#took = false;
     this.#drained = false;
+    this.#looked = false;
   }
 
   /**
@@ -100,6 +103,7 @@ export class SplitVirtqueue implements Virtqueue {
    */
   endService(): boolean {
     this.#serving = false;
+    this.#looked = false;
     const ring = this.#ring;
     if (ring === undefined || this.#halted) return false;
     const drained = this.#drained;
@@ -141,10 +145,17 @@ export class SplitVirtqueue implements Virtqueue {
     this.#lengths = [];
     this.#inFlight = 0;
     this.#serving = false;
+    this.#looked = false;
   }
 
   #fetch(): boolean {
     const ring = this.#ring as SplitRing;
+    if (this.#looked && !ring.more) {
+      // Not again at once: endService() has to look anyway, after it has shown what is done.
+      this.#looked = false;
+      this.#drained = true;
+      return false;
+    }
     try {
       let chains = ring.fetch();
       if (chains.length === 0) {
@@ -160,6 +171,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.#cursor = 0;
       RingChain.prefetch(this.#ready, this.#prefetch);
       this.#drained = false;
+      this.#looked = this.#serving;
       return true;
     } catch (error) {
       this.#host.broken(error);

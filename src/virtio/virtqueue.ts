@@ -44,7 +44,8 @@ export interface Virtqueue {
   readonly inFlight: number;
   /**
    * The next available chain; undefined where there is none, where the queue is not live, or where
-   * the driver broke the rules, which makes the device ask for a reset (DEVICE_NEEDS_RESET).
+   * the driver broke the rules, which makes the device ask for a reset (DEVICE_NEEDS_RESET). For
+   * chains that come while onQueue runs, and that it does not see any more, it runs again.
    */
   take(): Chain | undefined;
   /**

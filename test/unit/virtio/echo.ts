@@ -33,6 +33,8 @@ export class Echo extends VirtioFunction {
   readonly held: Chain[] = [];
   /** Instead of the echo. */
   onChain: ((chain: Chain, queue: Virtqueue) => void | Promise<void>) | undefined;
+  /** Instead of all of that. */
+  onQueueOf: ((queue: Virtqueue) => void) | undefined;
   calls = 0;
 
   protected override acceptFeatures(has: (feature: number) => boolean): boolean {
@@ -41,6 +43,7 @@ export class Echo extends VirtioFunction {
 
   protected override onQueue(queue: Virtqueue): void | Promise<void> {
     this.calls++;
+    if (this.onQueueOf !== undefined) return this.onQueueOf(queue);
     if (queue.name === 'later') {
       for (let chain = queue.take(); chain; chain = queue.take()) this.held.push(chain);
       return;
