@@ -151,6 +151,12 @@ describe('Error Information (01h)', () => {
 });
 
 describe('SMART / Health Information (02h)', () => {
+  it('has counted one power cycle and nothing else at first', async () => {
+    const page = await bench().dataOf(log(0x02));
+    const at = [32, 48, 64, 80, 96, 112, 128, 144, 160, 176].map((offset) => wide(page, offset));
+    expect(at).toEqual([0n, 0n, 0n, 0n, 0n, 1n, 0n, 0n, 0n, 0n]);
+  });
+
   it('has each field where §5.14.1.2 has it', async () => {
     const { admin, host, dataOf } = bench();
     Object.assign(admin.health, {

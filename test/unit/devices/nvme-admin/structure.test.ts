@@ -59,6 +59,7 @@ describe('A data structure', () => {
         const fits = n % 2 ** bits;
         const view = new DataView(shape.write({ value: fits }).buffer);
         expect(Number(view.getBigUint64(0, true) >> 16n)).toBe(fits);
+        expect(() => shape.write({ value: 2 ** bits })).toThrow(RangeError);
         const bad = Number.isInteger(odd) ? odd + 2 ** bits : odd;
         if (bad < 0 || bad >= 2 ** bits || !Number.isInteger(bad)) {
           expect(() => shape.write({ value: bad })).toThrow(RangeError);
@@ -78,6 +79,12 @@ describe('A data structure', () => {
     expect(() => structure(8, { few: raw(0, 2) }).write({ few: new Uint8Array(3) })).toThrow(
       RangeError,
     );
+  });
+
+  it('cuts a text to its field, whatever stands behind', () => {
+    const shape = structure(6, { before: u8(0), name: ascii(1, 4), after: u8(5) });
+    const bytes = shape.write({ before: 1, after: 2, name: 'abcdef' });
+    expect([...bytes]).toEqual([1, 0x61, 0x62, 0x63, 0x64, 2]);
   });
 
   it('has no fields that overlap, or that leave it', () => {
