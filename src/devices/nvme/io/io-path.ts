@@ -68,6 +68,8 @@ export class IoPath {
   /** Of this turn. */
   #nowNs = 0;
   #running = false;
+  /** Commands that ended in this turn. */
+  #left = 0;
 
   constructor(host: IoPathHost) {
     this.#host = host;
@@ -89,7 +91,7 @@ export class IoPath {
 
   /** Whether {@link run} would find something to do. */
   get ready(): boolean {
-    return this.#started.length > 0 || this.#done.length > 0;
+    return this.#started.length > 0 || this.#done.length > 0 || this.#waiting.length > 0;
   }
 
   /** Takes the entry `at` of those that were read of `queue`; {@link room} was there. */
@@ -108,15 +110,19 @@ export class IoPath {
   /** Everything that can be done now. */
   run(dma: DmaPort, pageBytes: number): void {
     this.#nowNs = this.#host.nowNs;
+    this.#left = 0;
     this.#running = true;
     try {
       this.#runAll(dma, pageBytes);
     } finally {
       this.#running = false;
     }
-    // The rounds were used up, or memory has come free; or it has not, others having it.
     if (this.#done.length > 0) this.#host.wake();
-    else if (this.#waiting.length > 0 && this.#busy === 0) this.#host.wakeLater();
+    else if (this.#waiting.length > 0 && this.#busy === 0) {
+      // What left has given memory back; else others have it all, and do not tell when they give it.
+      if (this.#left > 0) this.#host.wake();
+      else this.#host.wakeLater();
+    }
   }
 
   #runAll(dma: DmaPort, pageBytes: number): void {
@@ -372,6 +378,7 @@ export class IoPath {
     if (this.#free.length < KEPT_MAX) command.giveBuffers(buffers);
     else command.giveAll(buffers);
     this.#inFlight--;
+    this.#left++;
     this.#free.push(command);
   }
 
