@@ -1,3 +1,4 @@
+import { SGL_SUPPORT } from '../data-pointer/sgl.ts';
 import type { AdminHost } from './admin-host.ts';
 import {
   ABORTS_MAX,
@@ -88,8 +89,6 @@ const ONCS = {
 const VWC = { present: 1 << 0, flushesAll: 3 << 1 };
 const FRMW = { slot1ReadOnly: 1 << 0, oneSlot: 1 << 1 };
 const NWPC = { writeProtect: 1 << 0 };
-/** Any alignment and length; neither keyed descriptors nor bit buckets, and no excess length. */
-const SGLS = { supported: 1 << 0 };
 const IO_CONTROLLER = 1;
 
 /** CAP.MPSMIN as bytes: the unit of MDTS. */
@@ -142,7 +141,7 @@ export function identifyControllerData(host: AdminHost, pci: PciVendor): Uint8Ar
       ONCS.verify,
     vwc: VWC.present | VWC.flushesAll,
     nwpc: NWPC.writeProtect,
-    sgls: SGLS.supported,
+    sgls: SGL_SUPPORT,
     subnqn: host.subsystemNqn,
   });
 }

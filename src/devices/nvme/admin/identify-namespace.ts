@@ -39,8 +39,11 @@ const identifyNamespace = structure(4096, {
 export const LBA_FORMATS: readonly BlockBytes[] = [512, 4096];
 
 const NSFEAT = { thinProvisioning: 1 << 0, optimalIo: 1 << 4 };
-/** Deallocated blocks read as zeros (bits 2:0 001b); Write Zeroes may deallocate (bit 3). */
-const DLFEAT = { readsZeros: 1, writeZeroesDeallocates: 1 << 3 };
+/**
+ * Deallocated blocks read as zeros (bits 2:0 001b). Write Zeroes takes its Deallocate bit for a hint
+ * that it need not follow, which is not the support that bit 3 would declare.
+ */
+const DLFEAT = { readsZeros: 1 };
 const NSATTR = { writeProtected: 1 << 0 };
 const FPI = { supported: 1 << 7 };
 /** Relative performance (bits 1:0): best, better. */
@@ -73,7 +76,7 @@ export function identifyNamespaceData(
     nlbaf: LBA_FORMATS.length - 1,
     flbas: LBA_FORMATS.indexOf(blockBytes),
     fpi: FPI.supported | state.formatRemaining,
-    dlfeat: discards ? DLFEAT.readsZeros | DLFEAT.writeZeroesDeallocates : 0,
+    dlfeat: discards ? DLFEAT.readsZeros : 0,
     nvmcap: blocks * blockBytes,
     npwg: granularity,
     npwa: granularity,
