@@ -128,17 +128,16 @@ function errorRecovery(features: Features): Feature {
  * a disk fails, the cache stays enabled.
  */
 function volatileWriteCache(features: Features, host: AdminHost): Feature {
+  let commands = 0;
   return {
     get: (which) => ({ value: which === 'default' || features.writeCache ? 1 : 0 }),
     set(command) {
-      const enable = (command.dword(11) & 1) !== 0;
-      if (enable || !features.writeCache) {
-        features.writeCache = enable;
-        return SUCCESS;
-      }
-      features.writeCache = false;
+      const number = ++commands;
+      features.writeCache = (command.dword(11) & 1) !== 0;
+      if (features.writeCache) return SUCCESS;
       return flushNamespaces(host.namespaces).then((outcome) => {
-        if (outcome.status !== Status.success) features.writeCache = true;
+        // A later command has the last word.
+        if (outcome.status !== Status.success && number === commands) features.writeCache = true;
         return outcome;
       });
     },

@@ -255,14 +255,27 @@ describe('Volatile Write Cache', () => {
     expect(admin.features.writeCache).toBe(true);
   });
 
-  it('is not flushed where it was off, or is turned on', async () => {
+  it('is flushed by each command that turns it off, and by none that turns it on', async () => {
     const { admin, statusOf, storages } = bench();
     await statusOf(set(0x06, 0));
     await statusOf(set(0x06, 0));
+    expect(storages[1].steps).toHaveLength(2);
     expect(admin.features.writeCache).toBe(false);
     await statusOf(set(0x06, 1));
+    expect(storages[1].steps).toHaveLength(2);
     expect(admin.features.writeCache).toBe(true);
-    expect(storages[1].steps).toHaveLength(1);
+  });
+
+  it('is as the last command left it, when the flush of an earlier one fails', async () => {
+    const { admin, storages } = bench();
+    storages[1].held = true;
+    const answers = [1, 2].map((cid) => admin.execute(command({ ...set(0x06, 0), cid })));
+    storages[1].failing = 'flush';
+    await storages[1].finishOne();
+    storages[1].failing = undefined;
+    await storages[1].finishOne();
+    expect(await Promise.all(answers)).toEqual([{ status: 0x006 }, { status: 0 }]);
+    expect(admin.features.writeCache).toBe(false);
   });
 });
 
