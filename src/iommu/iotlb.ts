@@ -1,35 +1,31 @@
-import { type KeySlot, keySlot } from '../keys/key-slot.ts';
-import { type Gpa, gpa } from '../memory/guest-memory.ts';
+import type { KeySlot } from '../keys/key-slot.ts';
+import type { Gpa } from '../memory/guest-memory.ts';
 import type { Domain, Rights, Translation, TranslationFault } from './domain.ts';
 
 const PAGE_BYTES = 4096;
-
-/**
- * What a domain said of a page, and of what comes after it: from the page's start to `end` (the
- * last address, inclusive) addresses lead to `address` and what follows it.
- */
-interface Line {
-  /** The domain's ID; 0 where the line is empty, for IDs count from 1. */
-  domain: number;
-  start: number;
-  end: number;
-  address: Gpa;
-  rights: Rights;
-  slot: KeySlot | undefined;
-}
-
+/** The domain of an empty line: IDs count from 1. */
 const EMPTY = 0;
 
 /**
- * Cache of the domains' translations, direct-mapped by page. A line reaches to the end of the
- * mapping that it came from, so that a long access takes one look-up a mapping and not one a page.
+ * Cache of the domains' translations, direct-mapped by page. A line stands for a page and for what
+ * comes after it in the same mapping, so that a long access takes one look-up a mapping and not one
+ * a page.
  *
  * Invariant: a line agrees with its domain, or was invalidated before whoever changed the domain
  * told the guest so. Nothing here notices a change by itself: as in hardware, invalidation is
  * explicit. Refusals are never cached (a mapping may appear without an invalidation).
  */
 export class Iotlb {
-  readonly #lines: readonly Line[];
+  readonly #lines: number;
+  // A column an array: invalidation runs through three of them, and filling a line allocates nothing.
+  readonly #domain: Float64Array;
+  /** The page's first address, and the last one of the mapping that it lies in. */
+  readonly #start: Float64Array;
+  readonly #end: Float64Array;
+  /** Where the page's first address leads. */
+  readonly #address: Float64Array;
+  readonly #rights: Rights[];
+  readonly #slot: (KeySlot | undefined)[];
   #hits = 0;
   #misses = 0;
 
@@ -38,15 +34,13 @@ export class Iotlb {
     if (!Number.isInteger(lines) || lines < 1) {
       throw new RangeError(`expected a number of IOTLB lines from 1, got ${lines}`);
     }
-    // All of them at once: filling one on a DMA's way allocates nothing.
-    this.#lines = Array.from({ length: lines }, () => ({
-      domain: EMPTY,
-      start: 0,
-      end: 0,
-      address: gpa(0),
-      rights: 'none',
-      slot: keySlot(0),
-    }));
+    this.#lines = lines;
+    this.#domain = new Float64Array(lines);
+    this.#start = new Float64Array(lines);
+    this.#end = new Float64Array(lines);
+    this.#address = new Float64Array(lines);
+    this.#rights = new Array<Rights>(lines).fill('none');
+    this.#slot = new Array<KeySlot | undefined>(lines).fill(undefined);
   }
 
   get hits(): number {
@@ -62,13 +56,13 @@ export class Iotlb {
     const page = Math.floor(iova / PAGE_BYTES);
     const start = page * PAGE_BYTES;
     const offset = iova - start;
-    const line = this.#lines[(page + domain.id * 31) % this.#lines.length] as Line;
-    if (line.domain === domain.id && line.start === start) {
+    const line = (page + domain.id * 31) % this.#lines;
+    if (this.#domain[line] === domain.id && this.#start[line] === start) {
       this.#hits++;
-      into.address = (line.address + offset) as Gpa;
-      into.length = line.end - iova + 1;
-      into.rights = line.rights;
-      into.slot = line.slot;
+      into.address = ((this.#address[line] as number) + offset) as Gpa;
+      into.length = (this.#end[line] as number) - iova + 1;
+      into.rights = this.#rights[line] as Rights;
+      into.slot = this.#slot[line];
       return undefined;
     }
     this.#misses++;
@@ -77,12 +71,12 @@ export class Iotlb {
     // A line stands for its whole page; an answer that ends inside the page breaks what
     // `cacheable` promises, and is not kept.
     if (into.length >= PAGE_BYTES - offset && into.address >= offset) {
-      line.domain = domain.id;
-      line.start = start;
-      line.end = iova + into.length - 1;
-      line.address = (into.address - offset) as Gpa;
-      line.rights = into.rights;
-      line.slot = into.slot;
+      this.#domain[line] = domain.id;
+      this.#start[line] = start;
+      this.#end[line] = iova + into.length - 1;
+      this.#address[line] = into.address - offset;
+      this.#rights[line] = into.rights;
+      this.#slot[line] = into.slot;
     }
     return undefined;
   }
@@ -94,8 +88,10 @@ export class Iotlb {
   invalidate(domain: Domain, iova: number, length: number): void {
     const last = iova + length - 1;
     const { id } = domain;
-    for (const line of this.#lines) {
-      if (line.domain === id && line.start <= last && line.end >= iova) line.domain = EMPTY;
+    for (let line = 0; line < this.#lines; line++) {
+      if (this.#domain[line] !== id) continue;
+      if ((this.#start[line] as number) > last || (this.#end[line] as number) < iova) continue;
+      this.#domain[line] = EMPTY;
     }
   }
 
@@ -105,6 +101,6 @@ export class Iotlb {
   }
 
   invalidateAll(): void {
-    for (const line of this.#lines) line.domain = EMPTY;
+    this.#domain.fill(EMPTY);
   }
 }

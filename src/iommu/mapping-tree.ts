@@ -53,15 +53,13 @@ export class MappingTree {
 
   /** No mapping may overlap the new one: {@link within} says so. */
   insert(mapping: Mapping): void {
-    const [before, after] = split(this.#root, mapping.start);
-    const node: Node = {
+    this.#root = inserted(this.#root, {
       mapping,
       priority: Math.random(),
       size: 1,
       left: undefined,
       right: undefined,
-    };
-    this.#root = join(join(before, node), after);
+    });
   }
 
   /** Removes the mappings that start from `start` to `end`, inclusive; answers how many they were. */
@@ -92,6 +90,19 @@ function sizeOf(tree: Tree): number {
 function resized(node: Node): Node {
   node.size = 1 + sizeOf(node.left) + sizeOf(node.right);
   return node;
+}
+
+function inserted(tree: Tree, node: Node): Node {
+  if (tree === undefined) return node;
+  const { start } = node.mapping;
+  if (node.priority > tree.priority) {
+    [node.left, node.right] = split(tree, start);
+    return resized(node);
+  }
+  if (start < tree.mapping.start) tree.left = inserted(tree.left, node);
+  else tree.right = inserted(tree.right, node);
+  tree.size++;
+  return tree;
 }
 
 /** The mappings that start before `address`, and the others. */

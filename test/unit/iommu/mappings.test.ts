@@ -59,7 +59,9 @@ function mapping(page: number, pages: number, frame: number, rights: Rights = 'r
 
 const lastOf = ({ page, pages }: { page: number; pages: number }) => page + pages;
 
-test('after any requests it says of every page what a list of mappings says', () => {
+test('after any requests it says of every page what a list of mappings says', {
+  timeout: 30_000,
+}, () => {
   const into: Translation = { address: gpa(0), length: 0, rights: 'none', slot: undefined };
   fc.assert(
     fc.property(fc.array(request, { maxLength: 60 }), (requests) => {
@@ -87,7 +89,7 @@ test('after any requests it says of every page what a list of mappings says', ()
         if (frame !== undefined) expect(into.address).toBe(frame * PAGE + 17);
       }
     }),
-    { numRuns: 400 },
+    { numRuns: 200 },
   );
 });
 
@@ -185,7 +187,7 @@ describe('a device behind it', () => {
     return { iommu, domain, port };
   }
 
-  test('never reads by a mapping that is gone, whatever came before', () => {
+  test('never reads by a mapping that is gone, whatever came before', { timeout: 30_000 }, () => {
     const step = fc.oneof(
       request,
       fc.record({
@@ -228,7 +230,7 @@ describe('a device behind it', () => {
           }
         }
       }),
-      { numRuns: 300 },
+      { numRuns: 200 },
     );
   });
 

@@ -40,12 +40,14 @@ export const bytesOf = {
   probe: (endpoint: number) => struct([5, 1], [0, 3], [endpoint, 4], [0, 64]),
 };
 
-export const MEMORY_BYTES = 64 * 4096;
+export const MEMORY_BYTES = 24 * 4096;
+/** One for all: a property sets up hundreds of times. */
+const native = nativeMemory(MEMORY_BYTES);
 
 export function setUp(options: { features?: readonly number[]; mappingsMax?: number } = {}) {
   const { features = FEATURES, mappingsMax } = options;
   const iommu = new Iommu(new FourSlots());
-  const native = nativeMemory(MEMORY_BYTES);
+  native.bytes.fill(0);
   const domains = new GuestDomains(iommu, mappingsMax);
   const ports = ENDPOINTS.map((rid) => {
     const domain = new IdentityDomain(iommu.newDomainId());

@@ -33,7 +33,7 @@ function setUp(options: { features?: readonly number[]; events?: number; size?: 
     port.busMaster = true;
     return port;
   });
-  const bench = new VirtioBench(device);
+  const bench = new VirtioBench(device, { memoryBytes: 2 ** 18 });
   const begin = () => {
     const chosen = [VERSION_1, EVENT_IDX, ...features];
     const offered = bench.negotiate(chosen);
