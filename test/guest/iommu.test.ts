@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BUFFER_START } from '../../src/devices/edu/dma-engine.ts';
-import { Edu } from '../../src/devices/edu/edu.ts';
+import { Edu, type EduOptions } from '../../src/devices/edu/edu.ts';
 import type { Translation } from '../../src/iommu/domain.ts';
 import { Machine, type PluggedFunction } from '../../src/machine/machine.ts';
 import { gpa } from '../../src/memory/guest-memory.ts';
@@ -281,4 +281,54 @@ describe("what Linux's virtio-iommu driver does to a device", () => {
     }
     throw new Error('expected the guest to boot again');
   };
+});
+
+describe('a guest that is told how to use it', () => {
+  it.each([
+    {
+      name: 'passes devices through: a bypass domain, and addresses are guest-physical',
+      argument: 'iommu.passthrough=1',
+      type: 'identity',
+      same: true,
+    },
+    {
+      name: 'is strict: each buffer is mapped for its transfer, and unmapped before it is used',
+      argument: 'iommu.strict=1',
+      type: 'DMA',
+      same: false,
+    },
+  ])('$name', async ({ argument, type, same }) => {
+    const translation: Translation = {
+      address: gpa(0),
+      length: 0,
+      rights: 'none',
+      slot: undefined,
+    };
+    const used: { iova: number; leadsTo: number }[] = [];
+    await using machine = await Machine.create({ ...(await machineOptions()), memory: 'plain' });
+    const onTransfer: EduOptions['onTransfer'] = ({ toRam, source, destination }) => {
+      const iova = Number(toRam ? destination : source);
+      machine.iommu.table.get(plugged.rid)?.domain.translate(iova, translation);
+      used.push({ iova, leadsTo: translation.address });
+    };
+    const plugged = machine.plug(new Edu({ onTransfer }), parseRequesterId('00:04.0'));
+    const vm = await machine.boot({ kernelArguments: [argument] });
+    await vm.insmod('virtio_iommu');
+    await vm.insmod('sealbus_edu');
+    expect((await vm.check(['sh', '-c', 'cat /sys/kernel/iommu_groups/*/type'])).trim()).toBe(type);
+    const bytes = randomBytes(20_000);
+    await vm.writeFile('/tmp/sent', bytes);
+    await vm.check(['edu-copy', '/dev/edu0', '/tmp/sent', '/tmp/came'], { timeoutMs: 20_000 });
+    expect((await vm.readFile('/tmp/came')).equals(bytes)).toBe(true);
+    expect(machine.iommu.faults.total).toBe(0);
+    expect(machine.virtioIommu?.domains.domains).toBe(1);
+    expect(used.length).toBeGreaterThan(0);
+    expect(used.every(({ iova, leadsTo }) => (iova === leadsTo) === same)).toBe(true);
+    // Nothing is left of what was mapped for a transfer.
+    for (const { iova } of used) {
+      const read = () => plugged.port.readInto(iova, new Uint8Array(1));
+      if (same) read();
+      else expect(read).toThrow(/unmapped/);
+    }
+  });
 });
