@@ -1,6 +1,5 @@
 import type { DmaAbort } from '../pci/dma-port.ts';
 import type { ChainBuffers, Segment } from './descriptors.ts';
-import { DmaList } from './dma-list.ts';
 import { iovaPlus } from './iova.ts';
 import type { SplitRing } from './split-ring.ts';
 import type { Chain } from './virtqueue.ts';
@@ -12,8 +11,6 @@ const REPLY_BYTES_MAX = 4096;
 /** What may wait in a ring; beyond, all of it is written. */
 const WAITING_BYTES_MAX = 256 * 1024;
 const WAITING_ACCESSES_MAX = 1024;
-
-const list = new DmaList();
 
 /**
  * A chain that was taken out of a ring. A new object each time: code that holds one from before a
@@ -58,12 +55,13 @@ export class RingChain implements Chain {
       chain.#ahead = new Uint8Array(length);
       chain.#gather(0, chain.#readers, 0, chain.#ahead);
     }
-    if (list.count === 0 || list.read(first.ring.dma) === undefined) return;
+    const { transfers, dma } = first.ring;
+    if (transfers.count === 0 || transfers.read(dma) === undefined) return;
     // Rare: find out whose it was, each by itself, so that the others are not hurt.
     for (const chain of chains) {
       if (chain.#ahead === undefined) continue;
       chain.#gather(0, chain.#readers, 0, chain.#ahead);
-      chain.#aheadAbort = list.read(first.ring.dma);
+      chain.#aheadAbort = transfers.read(dma);
     }
   }
 
@@ -85,7 +83,7 @@ export class RingChain implements Chain {
       return;
     }
     this.#gather(0, this.#readers, at, into);
-    const abort = list.read(this.ring.dma);
+    const abort = this.ring.transfers.read(this.ring.dma);
     if (abort !== undefined) {
       into.fill(0);
       throw abort;
@@ -107,14 +105,20 @@ export class RingChain implements Chain {
       }
     } else {
       this.#gather(this.#readers, this.#segments.length, at, bytes);
-      const abort = list.write(ring.dma);
+      const abort = ring.transfers.write(ring.dma);
       if (abort !== undefined) throw abort;
     }
     this.#written = Math.max(this.#written, at + bytes.length);
   }
 
   /** Adds accesses for `bytes` at offset `at` of the segments `from` to `end`. */
-  #gather(from: number, end: number, at: number, bytes: Uint8Array, into = list): void {
+  #gather(
+    from: number,
+    end: number,
+    at: number,
+    bytes: Uint8Array,
+    into = this.ring.transfers,
+  ): void {
     const { dma } = this.ring;
     let skip = at;
     let done = 0;

@@ -52,6 +52,8 @@ export class SplitRing {
   readonly size: number;
   /** Replies that wait for the next publication, or for more of them. */
   readonly replies = new DmaList();
+  /** For accesses of a chain that are made at once. */
+  readonly transfers = new DmaList();
   /** Why the ring is no more: a reset of its queue or of its device. */
   ended: ResetAbort | undefined;
   readonly #place: RingPlace;

@@ -202,7 +202,8 @@ const wrongs: [what: string, wrong: (setting: Setting) => void, error: RegExp][]
   ],
 ];
 
-describe('a driver that breaks the rules', () => {
+// Milliseconds, but on a machine that is busy: thousands of rings.
+describe('a driver that breaks the rules', { timeout: 60_000 }, () => {
   it.each(wrongs)(
     'by %s gets DEVICE_NEEDS_RESET, and a device anew after it',
     (_, wrong, error) => {

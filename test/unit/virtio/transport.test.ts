@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ManualClock } from '../../../src/pci/index.ts';
+import { ManualClock, memoryBar, reg32 } from '../../../src/pci/index.ts';
 import { LiveConfigSpace } from '../../../src/vfio-user/live-config-space.ts';
 import { VirtioFunction } from '../../../src/virtio/index.ts';
 import {
@@ -88,6 +88,19 @@ describe('discovery', () => {
     }
     expect(() => new VirtioBench(new Wrong())).toThrow(message);
   });
+});
+
+it('keeps a BAR for the configuration fields', () => {
+  class Crossed extends Echo {
+    readonly bar1 = memoryBar(4096, { word: reg32(0) });
+  }
+  expect(() => new VirtioBench(new Crossed())).toThrow(
+    /'bar1' is BAR 1, which is declared already/,
+  );
+  class Misnamed extends Echo {
+    readonly settings = memoryBar(4096, { word: reg32(0) });
+  }
+  expect(() => new VirtioBench(new Misnamed())).toThrow(/bar0 to bar5 or config, got 'settings'/);
 });
 
 describe('features', () => {

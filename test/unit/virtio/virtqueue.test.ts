@@ -103,7 +103,8 @@ class EchoDriver {
   }
 }
 
-describe('a virtqueue', () => {
+// Milliseconds, but on a machine that is busy: hundreds of drivers, 2^17 chains.
+describe('a virtqueue', { timeout: 60_000 }, () => {
   it('serves chains of any shape, in order, and tells the driver when it wants to know', () => {
     fc.assert(
       fc.property(
