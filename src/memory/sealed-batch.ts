@@ -148,11 +148,16 @@ export class SealedBatch {
       for (let i = 0; i < pending; i++) this.#alone(direction, this.#pending[i] ?? 0, deadline);
       this.#handBack(direction);
     } finally {
-      this.#partRun.fill(undefined, 0, this.#parts);
-      this.#parts = 0;
-      this.#entries = 0;
-      this.#arenaUsed = 0;
+      this.discard();
     }
+  }
+
+  /** Forgets what was added and is not done. */
+  discard(): void {
+    this.#partRun.fill(undefined, 0, this.#parts);
+    this.#parts = 0;
+    this.#entries = 0;
+    this.#arenaUsed = 0;
   }
 
   /** Nothing may be under way. */

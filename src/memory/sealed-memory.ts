@@ -64,21 +64,30 @@ export class SealedMemory implements GuestMemory {
   }
 
   #inBatch(direction: 'read' | 'write', runs: readonly MemoryRun[], count: number): void {
-    for (let i = 0; i < count; i++) {
-      const run = runs[i] as MemoryRun;
-      run.failure = undefined;
-      try {
-        for (let done = 0; done < run.length; ) {
-          const { offset, length } = this.#place(run.address + done, run.length - done);
-          this.#batch.add(direction, run, run.start + done, offset, length);
-          done += length;
-        }
-      } catch (error) {
-        if (!(error instanceof MemoryError)) throw error;
-        run.failure = error;
+    try {
+      for (let i = 0; i < count; i++) {
+        const run = runs[i] as MemoryRun;
+        run.failure = undefined;
+        this.#add(direction, run);
       }
+      this.#batch.finish(direction);
+    } finally {
+      // Nothing is left, unless something broke: then it must not go with the next batch.
+      this.#batch.discard();
     }
-    this.#batch.finish(direction);
+  }
+
+  #add(direction: 'read' | 'write', run: MemoryRun): void {
+    try {
+      for (let done = 0; done < run.length; ) {
+        const { offset, length } = this.#place(run.address + done, run.length - done);
+        this.#batch.add(direction, run, run.start + done, offset, length);
+        done += length;
+      }
+    } catch (error) {
+      if (!(error instanceof MemoryError)) throw error;
+      run.failure = error;
+    }
   }
 
   /** The file's range for the first bytes of an access: inside one region, inside one chunk. */

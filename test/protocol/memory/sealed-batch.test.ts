@@ -174,6 +174,23 @@ describe.skipIf(missing !== undefined)('batches in sealed RAM', () => {
     }
   });
 
+  test('a batch that broke leaves nothing for the next', async () => {
+    await using bench = await sealedBench(MIB);
+    const { memory, ram } = bench;
+    const good = runOf(0, new Uint8Array(100).fill(1));
+    const broken = runOf(8192, new Uint8Array(100).fill(2));
+    Object.defineProperty(broken, 'bytes', {
+      get: () => {
+        throw new Error('broken');
+      },
+    });
+    expect(() => memory.writeBatch([good, broken], 2)).toThrow('broken');
+    const other = [runOf(4096, new Uint8Array(100).fill(3)), runOf(12288, new Uint8Array(5))];
+    memory.writeBatch(other, other.length);
+    expect((await ram.counters()).dmaWrites).toBe(2);
+    expect(good.failure).toBeUndefined();
+  });
+
   test('a kernel that gives no queue: all goes alone, which is told once and counted', async () => {
     const refusal = new SystemError('io_setup', 11);
     let asked = 0;
