@@ -45,9 +45,16 @@ export interface BlockStorage {
   readonly readOnly: boolean;
   /** Whether `discard` gives room back; else it does nothing. */
   readonly discards: boolean;
-  /** @throws RangeError where the request leaves the storage, or writes to one that is read-only. */
+  /**
+   * After `close` the request is only told that it is too late.
+   * @throws RangeError where the request leaves the storage, or writes to one that is read-only, or its
+   * bytes are not those of the contract, or more wait than any pool has buffers for.
+   */
   submit(request: StorageRequest): void;
-  /** May call {@link StorageRequest.done} of requests that are over already. */
+  /**
+   * May call {@link StorageRequest.done}: of requests that memory can answer, at once, and of those that
+   * are over by now. Called in a `done`, it is made up for behind the last of those.
+   */
   kick(): void;
   /** Waits for what is in flight, flushes, gives the lock back. */
   close(): Promise<void>;

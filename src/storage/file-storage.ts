@@ -24,6 +24,8 @@ import {
 export const WAITING_MAX = 16_384;
 /** Charged to the bound of a kick for each request that is done on the spot, however short. */
 const RESIDENT_COST_MIN = 4096;
+/** And for one that turns out to be for the engine: a system call or two. */
+const RESIDENT_TRY_COST = 1024;
 /** Turns of a kick in which what ended makes room for what waits. */
 const ROUNDS_MAX = 8;
 
@@ -41,6 +43,8 @@ export class FileStorage implements BlockStorage, EngineListener {
   #underWay = 0;
   #changing = 0;
   #kicking = false;
+  /** Between the first of several ends that come from the event loop and `settled`. */
+  #ending = false;
   #goingOn: NodeJS.Immediate | undefined;
   #closing: Promise<void> | undefined;
   #whenIdle: (() => void) | undefined;
@@ -84,8 +88,8 @@ export class FileStorage implements BlockStorage, EngineListener {
   }
 
   kick(): void {
-    // From a done(): the kick that called it goes on anyway.
-    if (this.#kicking) return;
+    // From a done(): one kick for all who ask, behind the last of the ends that are being told of.
+    if (this.#kicking || this.#ending) return;
     this.#kicking = true;
     try {
       let budget = RESIDENT_BYTES_PER_KICK;
@@ -107,6 +111,7 @@ export class FileStorage implements BlockStorage, EngineListener {
 
   ended(operation: EngineOperation, result: number): void {
     const ended = operation as Operation;
+    if (!this.#kicking) this.#ending = true;
     if (ended.advance(result)) {
       this.#engine.start(ended);
       return;
@@ -115,6 +120,7 @@ export class FileStorage implements BlockStorage, EngineListener {
   }
 
   settled(): void {
+    this.#ending = false;
     // Calls that an end has set, and requests for which there is room now.
     this.kick();
   }
@@ -127,11 +133,12 @@ export class FileStorage implements BlockStorage, EngineListener {
       if (request === undefined) break;
       const address = request.bytes === undefined ? 0 : (addressOf(request.bytes) ?? 0);
       if (left > 0) {
-        left -= Math.max(request.length, RESIDENT_COST_MIN);
         if (this.#atOnce(request, address)) {
+          left -= Math.max(request.length, RESIDENT_COST_MIN);
           request.done(undefined);
           continue;
         }
+        left -= RESIDENT_TRY_COST;
       }
       this.#start(request, address);
     }

@@ -141,15 +141,21 @@ export class IoUringEngine implements StorageEngine {
   #submitLater(): void {
     this.#retry ??= setTimeout(() => {
       this.#retry = undefined;
-      this.submit();
-      this.#listener.settled();
+      try {
+        this.submit();
+      } finally {
+        this.#listener.settled();
+      }
     }, ENTER_RETRY_MS);
   }
 
   #onEvents(): void {
     read(this.#eventDescriptor, this.#count);
-    this.#ring.reap(this.#completed);
-    this.#listener.settled();
+    try {
+      this.#ring.reap(this.#completed);
+    } finally {
+      this.#listener.settled();
+    }
   }
 
   #end(index: number, result: number): void {

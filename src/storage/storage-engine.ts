@@ -38,7 +38,7 @@ export interface StorageEngine {
 export interface EngineListener {
   /** An operation's end: bytes, 0, or minus an errno. From `submit`, or from the event loop. */
   ended(operation: EngineOperation, result: number): void;
-  /** Those that ended together have been told of, outside of `submit`. */
+  /** Those that ended together have been told of: after all that come from the event loop, whatever `ended` threw. */
   settled(): void;
 }
 

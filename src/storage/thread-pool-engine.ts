@@ -44,8 +44,11 @@ export class ThreadPoolEngine implements StorageEngine {
   }
 
   #end(operation: EngineOperation, result: number): void {
-    this.#listener.ended(operation, result);
-    this.#listener.settled();
+    try {
+      this.#listener.ended(operation, result);
+    } finally {
+      this.#listener.settled();
+    }
   }
 
   submit(): void {}

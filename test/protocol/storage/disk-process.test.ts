@@ -241,3 +241,16 @@ test('where io_uring is forbidden, threads do its work, and the log says why', a
   expect(told[1]).toContain('by threads');
   await killed(child);
 });
+
+test('where io_uring is taken away later, requests fail, close() tells, and the process ends', async () => {
+  using directory = scratch();
+  const path = image(directory.path, 1 << 20);
+  const { child } = await diskProcess(path, 'io_uring', 'refused');
+  const answers: { errno?: number; closing?: string }[] = [];
+  child.on('message', (answer) => answers.push(answer as (typeof answers)[number]));
+  const [code] = await once(child, 'exit');
+  expect(code).toBe(0);
+  expect(answers).toHaveLength(2);
+  expect(answers[0]).toMatchObject({ errno: 1, message: expect.stringContaining('EPERM') });
+  expect(answers[1]?.closing).toContain('expected flush to succeed, got EPERM');
+});

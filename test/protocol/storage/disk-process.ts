@@ -2,9 +2,10 @@
  * A process with a disk open: `disk-process.ts PATH ENGINE MODE [LIMIT]`. Tells its parent when it has it.
  * MODE: `hold` keeps it; `durable` and `flush` write blocks, each full of its own number, until killed,
  * and tell on standard output which are safe, one line each, after `done`; `limit` may not write behind
- * LIMIT bytes, and tells what became of one write there; `forbidden` has no io_uring.
+ * LIMIT bytes, and tells what became of one write there; `forbidden` has no io_uring; `refused` loses it
+ * when it has the disk, and tells what became of one write.
  */
-import { writeSync } from 'node:fs';
+import { readdirSync, readlinkSync, writeSync } from 'node:fs';
 import { addressOfBytes, declared, prctl } from '../../../src/ffi/libc.ts';
 import { openStorage, type StorageOptions } from '../../../src/storage/open-storage.ts';
 import { StorageBufferPool } from '../../../src/storage/storage-buffers.ts';
@@ -17,9 +18,13 @@ const PR_SET_NO_NEW_PRIVS = 38;
 const PR_SET_SECCOMP = 22;
 const SECCOMP_MODE_FILTER = 2;
 
-if (mode === 'forbidden') forbidIoUring();
+const IO_URING_SETUP = 425;
+const IO_URING_ENTER = 426;
+
+if (mode === 'forbidden') forbid(IO_URING_SETUP);
 if (mode === 'limit') limitFiles(Number(limit));
 
+const before = new Set(rings());
 const told: string[] = [];
 const storage = await openStorage(path, {
   readOnly: false,
@@ -29,8 +34,15 @@ const storage = await openStorage(path, {
 const pool = new StorageBufferPool(4 << 20);
 process.send?.({ open: true, told });
 
+if (mode === 'refused') {
+  forbid(
+    IO_URING_ENTER,
+    rings().find((fd) => !before.has(fd)),
+  );
+}
+
 if (mode === 'hold' || mode === 'forbidden') setInterval(() => {}, 1000);
-else if (mode === 'limit') tellOfWrite();
+else if (mode === 'limit' || mode === 'refused') tellOfWrite();
 else for (let place = 0; place < DEPTH; place++) writeOn(place, 1);
 storage.kick();
 
@@ -70,7 +82,7 @@ function tellOfWrite(): void {
     ...{ kind: 'write', offset: Number(limit), length: BLOCK, bytes, durable: false },
     done: (error) => {
       process.send?.({ errno: error?.errno, message: error?.message });
-      void storage.close();
+      storage.close().catch((failed) => process.send?.({ closing: failed.message }));
     },
   });
 }
@@ -83,15 +95,27 @@ function limitFiles(bytes: number): void {
   declared('int setrlimit(int resource, const void *limits)')()(RLIMIT_FSIZE, limits);
 }
 
-/** seccomp(2), as containers have it: io_uring_setup is EPERM, all else allowed. */
-function forbidIoUring(): void {
-  // struct sock_filter {u16 code; u8 jt, jf; u32 k}: load the number; 425? EPERM : allow.
-  const program: readonly (readonly [number, number, number, number])[] = [
-    [0x20, 0, 0, 0],
-    [0x15, 0, 1, 425],
-    [0x06, 0, 0, 0x0005_0001],
-    [0x06, 0, 0, 0x7fff_0000],
-  ];
+/** Descriptors of this process that are rings; libuv has one of its own, and cannot do without it. */
+function rings(): number[] {
+  return readdirSync('/proc/self/fd')
+    .map(Number)
+    .filter((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`).includes('io_uring');
+      } catch {
+        return false;
+      }
+    });
+}
+
+/** seccomp(2), as containers have it: one call is EPERM (with this descriptor, where named), all else allowed. */
+function forbid(call: number, fd?: number): void {
+  // struct sock_filter {u16 code; u8 jt, jf; u32 k} on struct seccomp_data {nr at 0, arguments from 16}.
+  const [LOAD, EQUAL, RETURN] = [0x20, 0x15, 0x06];
+  const program: (readonly [number, number, number, number])[] = [[LOAD, 0, 0, 0]];
+  if (fd === undefined) program.push([EQUAL, 0, 1, call]);
+  else program.push([EQUAL, 0, 3, call], [LOAD, 0, 0, 16], [EQUAL, 0, 1, fd]);
+  program.push([RETURN, 0, 0, 0x0005_0001], [RETURN, 0, 0, 0x7fff_0000]);
   const filter = new DataView(new ArrayBuffer(128));
   for (const [index, [code, jumpTrue, jumpFalse, k]] of program.entries()) {
     filter.setUint16(index * 8, code, true);

@@ -202,31 +202,30 @@ describe.each(WAYS)(
       await storage.close();
     });
 
-    test('what is in memory ends inside kick(), all else later', async (context) => {
+    // Only that: what the engine does may be over before kick() returns, if its thread is quick.
+    test.runIf(atOnce)('what is in memory ends inside kick(), before all else', async (context) => {
       using directory = scratch(place);
       const told: string[] = [];
       const log = (message: string) => told.push(message);
-      const storage = await open(image(directory.path, BYTES), { engine, atOnce, log });
+      const storage = await open(image(directory.path, BYTES), { engine, log });
       const buffer = taken(BYTES);
       await run(storage, { kind: 'write', bytes: buffer });
-      let inKick: string[] = [];
-      const submit = (kind: 'read' | 'flush' | 'write-zeroes', length: number, name: string) => {
+      const ended: string[] = [];
+      const submit = (kind: 'read' | 'write-zeroes', length: number, name: string) => {
         const bytes = kind === 'read' ? buffer.subarray(0, length) : undefined;
-        const done = () => inKick.push(name);
+        const done = () => ended.push(name);
         storage.submit({ kind, offset: 0, length, bytes, durable: false, done });
       };
-      submit('read', 4096, 'short');
-      submit('read', BYTES, 'long');
       submit('write-zeroes', 4096, 'zeroes');
+      submit('read', BYTES, 'long');
+      submit('read', 4096, 'short');
       storage.kick();
-      const ended = inKick;
-      inKick = [];
+      const first = ended[0];
       await storage.close();
       pool.give(buffer);
-      const can = !`${told}`.includes('none of it at once');
-      expect(can && !atOnce).toBe(false);
-      expect(ended).toEqual(can ? ['short'] : []);
-      if (atOnce && !can) context.skip('this host answers no read at once');
+      expect(ended.toSorted()).toEqual(['long', 'short', 'zeroes']);
+      if (`${told}`.includes('none of it at once')) context.skip('this host answers none at once');
+      expect(first).toBe('short');
     });
 
     test('close waits for all that was submitted, and what comes later is told so', async () => {
