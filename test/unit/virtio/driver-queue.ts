@@ -1,9 +1,21 @@
-import { Common, EVENT_IDX, INDIRECT, type VirtioBench } from './bench.ts';
+import { Common, EVENT_IDX, INDIRECT } from './virtio-numbers.ts';
 
 /**
  * The driver's side of a split virtqueue (virtio 1.2 section 2.7), after the specification and apart
  * from the device's: what the tests hold the device against.
  */
+
+/** What a driver has of a device: memory that both see, its registers, its doorbell. */
+export interface DriverLink {
+  readonly memory: Uint8Array;
+  /** Of BAR 0. */
+  write(offset: number, value: number, width?: 2 | 4): void;
+  notify(queue: number): void;
+}
+
+const word = new Int32Array(new SharedArrayBuffer(4));
+/** A driver's full barrier: a locked instruction. */
+const fence = () => Atomics.add(word, 0, 1);
 
 const NEXT = 1;
 const WRITE = 2;
@@ -44,7 +56,7 @@ export class DriverQueue {
   readonly end: number;
   readonly index: number;
   readonly pending = new Map<number, Pending>();
-  readonly #bench: VirtioBench;
+  readonly #link: DriverLink;
   readonly #memory: DataView;
   readonly #eventIndex: boolean;
   readonly #indirect: boolean;
@@ -55,7 +67,7 @@ export class DriverQueue {
   #usedIdx = 0;
   #serial = 0;
 
-  constructor(bench: VirtioBench, options: QueueOptions) {
+  constructor(link: DriverLink, options: QueueOptions) {
     const { size, features, base = 0, index = 0 } = options;
     this.size = size;
     this.index = index;
@@ -63,27 +75,27 @@ export class DriverQueue {
     this.available = this.descriptors + 16 * size;
     this.used = Math.ceil((this.available + 6 + 2 * size) / 4) * 4;
     this.end = this.used + 6 + 8 * size;
-    this.#bench = bench;
-    this.#memory = new DataView(bench.memory.buffer);
+    this.#link = link;
+    this.#memory = new DataView(link.memory.buffer, link.memory.byteOffset, link.memory.length);
     this.#eventIndex = features.includes(EVENT_IDX);
     this.#indirect = features.includes(INDIRECT);
     this.#free = Array.from({ length: size }, (_, n) =>
       options.scattered === true ? (n * 37) % size : n,
     );
-    bench.memory.fill(0, base, this.end);
-    bench.write(Common.queueSelect, index, 2);
-    bench.write(Common.queueSize, size, 2);
-    bench.write(Common.queueVector, options.vector ?? index, 2);
+    link.memory.fill(0, base, this.end);
+    link.write(Common.queueSelect, index, 2);
+    link.write(Common.queueSize, size, 2);
+    link.write(Common.queueVector, options.vector ?? index, 2);
     // By halves, as section 4.1.3.1 has drivers do.
     for (const [register, address] of [
       [Common.queueDesc, this.descriptors],
       [Common.queueDriver, this.available],
       [Common.queueDevice, this.used],
     ] as const) {
-      bench.write(register, address);
-      bench.write(register + 4, 0);
+      link.write(register, address);
+      link.write(register + 4, 0);
     }
-    bench.write(Common.queueEnable, 1, 2);
+    link.write(Common.queueEnable, 1, 2);
   }
 
   get free(): number {
@@ -141,13 +153,14 @@ export class DriverQueue {
     const before = this.#told;
     this.#told = this.#availIdx;
     if (before === this.#availIdx) return false;
+    fence();
     if (!this.#eventIndex) return (this.#memory.getUint16(this.used, true) & 1) === 0;
     const event = this.#memory.getUint16(this.used + 4 + 8 * this.size, true);
     return (this.#availIdx - event - 1 + 65536) % 65536 < (this.#availIdx - before + 65536) % 65536;
   }
 
   kick(): void {
-    if (this.mustNotify()) this.#bench.notify(this.index);
+    if (this.mustNotify()) this.#link.notify(this.index);
   }
 
   /** What has come back since the last call; its descriptors are free again. */
@@ -175,6 +188,7 @@ export class DriverQueue {
     } else {
       this.#memory.setUint16(this.available, 0, true);
     }
+    fence();
     return this.#memory.getUint16(this.used + 2, true) !== this.#usedIdx;
   }
 
