@@ -50,7 +50,7 @@ export class RunPlace implements Disposable {
       env: { ...process.env, ...options.env, XDG_RUNTIME_DIR: this.path },
       stdio: ['pipe', 'pipe', 'pipe'],
       detached: options.ownGroup ?? false,
-      timeout: RUN_TIMEOUT_MS,
+      timeout: options.timeoutMs ?? RUN_TIMEOUT_MS,
       killSignal: 'SIGKILL',
     });
     const stdout: Buffer[] = [];
@@ -159,6 +159,8 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** All of stdin; 'open' leaves it open and empty. Default: the end at once. */
   readonly stdin?: Uint8Array | string | 'open';
+  /** After it it is killed. 90 s where not given. */
+  readonly timeoutMs?: number;
   /** A process group of its own, to which a terminal's Ctrl-C can be sent. */
   readonly ownGroup?: boolean;
 }
