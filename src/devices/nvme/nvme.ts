@@ -31,6 +31,11 @@ const IO_QUEUES_MAX = 64;
 const VECTORS = IO_QUEUES_MAX + 1;
 const NAMESPACES_MAX = 256;
 const RETRY_NS = 1_000_000;
+/**
+ * Measured with 32 reads of 4 KiB under way in a guest under TCG: where a submission costs a message
+ * the guest gains by being interrupted less, else by never standing still.
+ */
+const BATCH_SHARE = { message: 0.75, shadow: 0.5 } as const;
 
 export interface NamespaceOptions {
   /** The caller's to close, when the function is gone. */
@@ -51,7 +56,7 @@ export interface NvmeOptions extends FunctionOptions {
    * faster, and in sealed memory costs a write-back of a page for each look.
    */
   readonly doorbells?: 'message' | 'shadow';
-  /** Default 500. */
+  /** Default 250: longer than a guest under TCG takes from a completion to its next submission. */
   readonly pollMicroseconds?: number;
   /** Hold completions of a busy queue, to interrupt once for many. Default true. */
   readonly coalescing?: boolean;
@@ -102,7 +107,7 @@ export class Nvme extends PciFunction {
   constructor(options: NvmeOptions) {
     super(options);
     const { serial = 'SEALBUS0001', doorbells = 'message', coalescing = true } = options;
-    const { namespaces, pollMicroseconds = 500 } = options;
+    const { namespaces, pollMicroseconds = 250 } = options;
     if (namespaces.length < 1 || namespaces.length > NAMESPACES_MAX) {
       throw new RangeError(`expected 1 to ${NAMESPACES_MAX} namespaces, got ${namespaces.length}`);
     }
@@ -128,6 +133,7 @@ export class Nvme extends PciFunction {
       msixVectors: VECTORS,
       transferBytesMax: TRANSFER_BYTES_MAX,
       shadowDoorbells: doorbells === 'shadow',
+      batchShare: BATCH_SHARE[doorbells],
       queues: this.#queues,
       gates: this.#gates,
       wake,
@@ -237,13 +243,12 @@ export class Nvme extends PciFunction {
       this.#fail(`the host has enabled the controller with ${why}`);
       return;
     }
-    const completions = new CompletionQueue(
-      0,
-      adminQueues.completion + 1,
-      iovaFrom(adminCompletionBase),
-      0,
-      true,
-    );
+    const completions = new CompletionQueue(0, iovaFrom(adminCompletionBase), {
+      size: adminQueues.completion + 1,
+      vector: 0,
+      interrupts: true,
+      share: 1,
+    });
     const base = iovaFrom(adminSubmissionBase);
     this.#queues.addCompletion(completions);
     this.#queues.addSubmission(

@@ -23,6 +23,8 @@ export interface QueueCommandsHost {
   readonly completionEntryShift: number;
   readonly msixVectors: number;
   readonly shadowDoorbells: boolean;
+  /** Of the commands under way, what makes a batch of completions. */
+  readonly batchShare: number;
   /** A queue was made: shadow doorbells are told of it. */
   queueMade(queue: number): void;
   /** The host has asked for shadow doorbells; false where the buffers cannot be reached. */
@@ -76,7 +78,8 @@ export class QueueCommands {
     if (refused !== Status.success) return refused;
     if (vector >= msixVectors) return Status.invalidInterruptVector;
     const interrupts = (flags & 2) !== 0;
-    queues.addCompletion(new CompletionQueue(id, size, iovaFrom(command.prp1), vector, interrupts));
+    const options = { size, vector, interrupts, share: this.#host.batchShare };
+    queues.addCompletion(new CompletionQueue(id, iovaFrom(command.prp1), options));
     admin.features.ioQueuesCreated = true;
     this.#host.queueMade(id);
     return Status.success;

@@ -1,34 +1,43 @@
 /**
  * When completions that are held go to the host. In a guest an interrupt costs more than the command
- * it is for, so where a host keeps several commands under way they end together: it reaps them all,
+ * it is for, so where a host keeps several commands under way they end in batches: it reaps many,
  * submits as many again, and is interrupted once. A host with one command under way gets it at once.
  *
- * The number is learnt: `target` is how many commands the host was last seen to have under way. It
+ * The number is learnt: `depth` is how many commands the host was last seen to have under way. It
  * rises as soon as there are more. A batch goes out
- * - when `target` completions are held: the host waits for them, for it has no more under way;
+ * - when `depth` times `share` completions are held. With all of them (1) the host is interrupted
+ *   least, and stands still while the last of them are done; with half it submits the ones while the
+ *   others are done;
  * - when nothing was submitted and nothing completed for QUIET_NS: the host has fewer under way now,
- *   and the target falls to what was held;
+ *   and the depth falls to what was held;
  * - when the oldest has been held for HELD_NS_MAX.
  */
-const QUIET_NS = 40_000;
-const HELD_NS_MAX = 300_000;
+const QUIET_NS = 80_000;
+const HELD_NS_MAX = 500_000;
 /** A larger batch saves nothing more, and delays the first of it. */
-const TARGET_MAX = 64;
+const DEPTH_MAX = 64;
 
 export class Coalescing {
-  #target = 1;
+  readonly #share: number;
+  #depth = 1;
+  #batch = 1;
   #heldSinceNs = 0;
   #lastNs = 0;
 
+  /** @param share of the commands under way that make a batch, above 0 to 1 */
+  constructor(share: number) {
+    this.#share = share;
+  }
+
   /** Completions that make a batch. */
-  get target(): number {
-    return this.#target;
+  get batch(): number {
+    return this.#batch;
   }
 
   /** Commands were taken; `outstanding` are under way as the host sees it. */
   submitted(outstanding: number, nowNs: number): void {
     this.#lastNs = nowNs;
-    if (outstanding > this.#target) this.#target = Math.min(outstanding, TARGET_MAX);
+    if (outstanding > this.#depth) this.#learn(Math.min(outstanding, DEPTH_MAX));
   }
 
   /** One more is held, `count` now. */
@@ -39,15 +48,21 @@ export class Coalescing {
 
   /** Whether `count` held completions are to go now. */
   due(count: number, nowNs: number): boolean {
-    if (count >= this.#target) return true;
+    if (count >= this.#batch) return true;
     if (nowNs - this.#lastNs >= QUIET_NS) {
-      this.#target = Math.max(1, count);
+      this.#learn(count);
       return true;
     }
     return nowNs - this.#heldSinceNs >= HELD_NS_MAX;
   }
 
-  posted(_count: number, left: number, nowNs: number): void {
+  /** A batch has gone out, `left` are held on. */
+  posted(left: number, nowNs: number): void {
     if (left > 0) this.#heldSinceNs = nowNs;
+  }
+
+  #learn(depth: number): void {
+    this.#depth = depth;
+    this.#batch = Math.ceil(depth * this.#share);
   }
 }

@@ -17,6 +17,15 @@ const RUN_ENTRIES = 64;
 /** How long an interrupt may be left out since the handler of the one before has still to run. */
 const UNSIGNALLED_NS_MAX = 100_000;
 
+export interface CompletionQueueOptions {
+  /** Entries, from 2. */
+  readonly size: number;
+  readonly vector: number;
+  readonly interrupts: boolean;
+  /** Of the commands under way, what makes a batch of completions: above 0 to 1. */
+  readonly share: number;
+}
+
 /**
  * A completion queue (NVMe 1.4 §4.1): physically contiguous, a ring that the host empties. What is
  * complete is first *held*, then *posted* into the ring in host memory, then *signalled*.
@@ -27,7 +36,7 @@ export class CompletionQueue {
   readonly size: number;
   readonly vector: number;
   readonly interrupts: boolean;
-  readonly coalescing = new Coalescing();
+  readonly coalescing: Coalescing;
   /** Submission queues that complete here. */
   users = 0;
   /** Its memory did not answer. */
@@ -54,7 +63,9 @@ export class CompletionQueue {
   /** Commands taken for this queue. */
   #submitted = 0;
 
-  constructor(id: number, size: number, base: Iova, vector: number, interrupts: boolean) {
+  constructor(id: number, base: Iova, options: CompletionQueueOptions) {
+    const { size, vector, interrupts, share } = options;
+    this.coalescing = new Coalescing(share);
     this.id = id;
     this.size = size;
     this.#base = base;
@@ -157,7 +168,7 @@ export class CompletionQueue {
     this.#heldCount -= count;
     if (this.#posted <= Math.max(this.#signalled, this.#consumed)) this.#unsignalledSinceNs = nowNs;
     this.#posted += count;
-    this.coalescing.posted(count, this.#heldCount, nowNs);
+    this.coalescing.posted(this.#heldCount, nowNs);
     return count;
   }
 

@@ -8,7 +8,7 @@ const US = 1000;
 
 describe('when held completions go out', () => {
   it('one at a time where the host keeps one command under way', () => {
-    const it = new Coalescing();
+    const it = new Coalescing(1);
     for (let now = 0; now < 100 * US; now += 10 * US) {
       it.submitted(1, now);
       it.held(1, now);
@@ -17,7 +17,7 @@ describe('when held completions go out', () => {
   });
 
   it('together where it keeps several, and no later than the last of them', () => {
-    const it = new Coalescing();
+    const it = new Coalescing(1);
     it.submitted(8, 0);
     for (let count = 1; count < 8; count++) {
       it.held(count, count * US);
@@ -27,14 +27,28 @@ describe('when held completions go out', () => {
     expect(it.due(8, 8 * US)).toBe(true);
   });
 
+  it('by halves where the host is not to stand still', () => {
+    const it = new Coalescing(0.5);
+    for (const [depth, batch] of [
+      [1, 1],
+      [2, 1],
+      [3, 2],
+      [32, 16],
+      [1000, 32],
+    ] as const) {
+      it.submitted(depth, 0);
+      expect(it.batch).toBe(batch);
+    }
+  });
+
   it('after a quiet moment, which lowers what is expected; and after a bounded time in any case', () => {
-    const it = new Coalescing();
+    const it = new Coalescing(1);
     it.submitted(8, 0);
     it.held(1, 0);
     it.held(2, 1 * US);
     expect(it.due(2, 10 * US)).toBe(false);
     expect(it.due(2, 200 * US)).toBe(true);
-    expect(it.target).toBe(2);
+    expect(it.batch).toBe(2);
     it.submitted(8, 1000 * US);
     it.held(1, 1000 * US);
     let now = 1000 * US;
@@ -51,7 +65,7 @@ describe('a completion queue', () => {
     const memory = new Uint8Array(4096);
     const dma = new BenchDma(memory, 4096);
     const batch = new DmaBatch<CompletionQueue>();
-    const it = new CompletionQueue(1, 4, 0, 1, true);
+    const it = new CompletionQueue(1, 0, { size: 4, vector: 1, interrupts: true, share: 1 });
     const post = (count: number, nowNs: number) => {
       for (let n = 0; n < count; n++) it.hold(1, 0, n, 0, 0, nowNs);
       it.post(batch, nowNs);
