@@ -165,11 +165,19 @@ export function eventfd(initial = 0, flags = EFD_CLOEXEC | EFD_NONBLOCK): number
   return checked('eventfd', eventfdNative()(initial, flags));
 }
 
+const EBADF = koffi.os.errno.EBADF;
 const closeNative = declared('int close(int fd)');
 
-/** close(2). @throws SystemError (EBADF) */
+/**
+ * close(2). Linux closes the descriptor whatever else it answers; the rest (ENOTCONN, EIO) is what the
+ * flush of its file failed with, which says nothing to who closes a descriptor that a peer sent: the
+ * RAM file's, when its controller has gone. @throws SystemError (EBADF)
+ */
 export function close(fd: number): void {
-  checked('close', closeNative()(fd), `closing descriptor ${fd}`);
+  const result = closeNative()(fd);
+  if (result === -1 && koffi.errno() === EBADF) {
+    throw new SystemError('close', koffi.errno(), `closing descriptor ${fd}`);
+  }
 }
 
 const readNative = declared('int64_t read(int fd, void *into, size_t length)');
