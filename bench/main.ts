@@ -1,7 +1,9 @@
 /**
- * `npm run bench -- [--json] [--only mmio,xts,dma,boot,memory]`: each figure beside its peer, in one
- * run, as ratios of medians of interleaved rounds. Progress goes to stderr; stdout has the result,
- * with --json one object and nothing else.
+ * `npm run bench -- [--json] [mmio xts dma boot memory nvme]
+ * [--quick] [--cpus N]`: each figure beside its peer, in one
+ * run, as ratios of medians of interleaved rounds. Without names all but nvme, which takes as long as
+ * ten times the others and a Debian. Progress goes to stderr; stdout has the result, with --json one
+ * object and nothing else.
  *
  * Ends with 0 where everything was measured and every bar is met, 1 where a bar is missed, 2 where
  * something could not be measured.
@@ -17,16 +19,22 @@ import { benchDma } from './dma.ts';
 import { benchGuestMmio } from './guest-mmio.ts';
 import { machineFacts } from './machine-facts.ts';
 import { benchMemory } from './memory.ts';
+import { benchNvme, type NvmeBenchOptions } from './nvme.ts';
 import { barsOf, type Key, printReport, type Report } from './report.ts';
 import { benchXtsBesideC } from './xts-comparison.ts';
 
-const BENCHMARKS: Readonly<Record<string, (context: BenchContext) => Promise<Report>>> = {
+type Benchmark = (context: BenchContext, options: Options) => Promise<Report>;
+
+const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   mmio: (context) => benchGuestMmio(context),
   xts: async () => ({ xts: await benchXtsBesideC() }),
   dma: async (context) => ({ dma: await benchDma(context) }),
   boot: async (context) => ({ boot: await benchBoot(context) }),
   memory: async (context) => ({ memory: await benchMemory(context) }),
+  nvme: async (context, options) => ({ nvme: await benchNvme(context, options) }),
 };
+/** What a run without names leaves out. */
+const BY_NAME_ONLY: readonly string[] = ['nvme'];
 /** The keys of the result that a benchmark fills. */
 const KEYS: Readonly<Record<string, readonly Key[]>> = {
   mmio: ['mmioRead', 'doorbellToInterrupt'],
@@ -34,13 +42,15 @@ const KEYS: Readonly<Record<string, readonly Key[]>> = {
   dma: ['dma'],
   boot: ['boot'],
   memory: ['memory'],
+  nvme: ['nvme'],
 };
 
 const MISSED = 1;
 const FAILED = 2;
 
 async function main(): Promise<number> {
-  const { json, only } = options();
+  const chosen = options();
+  const { json, only } = chosen;
   const progress = renderProgress();
   const began = performance.now();
   return await interruptible(async (signal) => {
@@ -53,7 +63,7 @@ async function main(): Promise<number> {
       const say = (words: string) => void process.stderr.write(`bench: ${name}: ${words}\n`);
       say('begins');
       try {
-        Object.assign(report, await BENCHMARKS[name]?.({ parts, say, signal }));
+        Object.assign(report, await BENCHMARKS[name]?.({ parts, say, signal }, chosen));
       } catch (error) {
         signal.throwIfAborted();
         const words = error instanceof Error ? error.message : String(error);
@@ -75,17 +85,33 @@ async function main(): Promise<number> {
   });
 }
 
-function options(): { json: boolean; only: readonly string[] } {
-  const { values } = parseArgs({
-    options: { json: { type: 'boolean', default: false }, only: { type: 'string' } },
+interface Options extends NvmeBenchOptions {
+  readonly json: boolean;
+  readonly only: readonly string[];
+}
+
+function options(): Options {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      json: { type: 'boolean', default: false },
+      only: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+      cpus: { type: 'string', default: '1' },
+    },
   });
   const names = Object.keys(BENCHMARKS);
-  const only = values.only?.split(',') ?? names;
+  const asked = [...(values.only?.split(',') ?? []), ...positionals];
+  const only = asked.length > 0 ? asked : names.filter((name) => !BY_NAME_ONLY.includes(name));
   const unknown = only.find((name) => !names.includes(name));
   if (unknown !== undefined) {
-    throw new Error(`expected --only with some of ${names.join(',')}, got ${unknown}`);
+    throw new Error(`expected some of ${names.join(',')}, got ${unknown}`);
   }
-  return { json: values.json, only };
+  const cpus = Number(values.cpus);
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > 64) {
+    throw new Error(`expected --cpus with 1 to 64 virtual CPUs, got ${values.cpus}`);
+  }
+  return { json: values.json, only, quick: values.quick, cpus };
 }
 
 try {

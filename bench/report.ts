@@ -4,6 +4,7 @@ import { type Bar, type Comparison, formatBar } from './figures.ts';
 import type { GuestMmioFigure, GuestMmioResult } from './guest-mmio.ts';
 import type { MachineFacts } from './machine-facts.ts';
 import type { MemoryResult } from './memory.ts';
+import type { NvmeResult } from './nvme.ts';
 import type { XtsComparison } from './xts-comparison.ts';
 
 /** What a run found; what was left out, or failed, is missing. */
@@ -12,6 +13,7 @@ export interface Report extends Partial<GuestMmioResult> {
   readonly dma?: DmaResult;
   readonly boot?: BootResult;
   readonly memory?: MemoryResult;
+  readonly nvme?: NvmeResult;
 }
 
 export type Key = keyof Report;
@@ -25,7 +27,7 @@ export interface BarResult {
 
 /** Every bar of what was measured. */
 export function barsOf(report: Report): BarResult[] {
-  const { mmioRead, doorbellToInterrupt, xts, dma, boot } = report;
+  const { mmioRead, doorbellToInterrupt, xts, dma, boot, nvme } = report;
   const named: [string, Comparison | undefined][] = [
     ['MMIO read from the guest', mmioRead],
     ['doorbell to interrupt from the guest', doorbellToInterrupt],
@@ -33,6 +35,10 @@ export function barsOf(report: Report): BarResult[] {
     ['DMA read of 4 KiB, plain', dma],
     ['IOMMU look-up of 4 KiB', dma?.lookUp],
     ['boot, sealed', boot],
+    ...(nvme?.comparisons ?? []).map((one): [string, Comparison] => [
+      `NVMe ${one.workload}, ${one.disk} of ${one.peer}`,
+      one,
+    ]),
   ];
   return named.flatMap(([name, one]) =>
     one === undefined || one.bar === null || one.met === null
@@ -67,6 +73,7 @@ export function printReport(
     console.log('\nmemory beyond guest RAM and DRAM');
     console.table({ device, controller, cServer, qemu: vmm, bareNode });
   }
+  if (report.nvme !== undefined) printNvme(report.nvme);
   console.log('\nbars');
   for (const { name, ratio, bar, met } of bars) {
     console.log(`${met ? 'met   ' : 'MISSED'} ${name}: ${ratio} (${formatBar(bar)})`);
@@ -91,6 +98,18 @@ function printDma({ plain, plainSingle, sealed, batches }: DmaResult): void {
   console.table(sealed.map(row));
   console.log('DmaPort in sealed memory, an access of a batch of 32; the ratio is to single ones');
   console.table(batches.map(row));
+}
+
+function printNvme(nvme: NvmeResult): void {
+  const { engine, cpus, run_s, rounds, spdk, idleCpuShare, loads } = nvme;
+  console.log(`\nfio, ${engine}, ${cpus} vCPU, medians of ${rounds} rounds of ${run_s} s`);
+  console.log(`SPDK: ${spdk}; load ${loads.join(', ')}`);
+  console.log(`CPU share of guests at rest: ${JSON.stringify(idleCpuShare)}`);
+  console.table(nvme.figures.map((one) => ({ ...one, roundsIops: one.roundsIops.join(' ') })));
+  console.log('IOPS, of those of a peer');
+  console.table(
+    nvme.comparisons.map(({ workload, disk, peer, ratio }) => ({ workload, disk, peer, ratio })),
+  );
 }
 
 /** Without what is the same in each row of a table. */
