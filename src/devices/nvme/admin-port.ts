@@ -66,7 +66,6 @@ export class AdminPort implements AdminHost {
   /** @param entry 64 bytes that stay as they are */
   execute(entry: Uint8Array): void {
     const command = new Command(entry);
-    const { cid } = command;
     const life = this.#life;
     // SGLs are for I/O commands on this transport (§4.4), and nothing is fused.
     const answer =
@@ -77,16 +76,16 @@ export class AdminPort implements AdminHost {
     if (answer instanceof Promise) {
       answer.then(
         (outcome) => {
-          if (life === this.#life) this.complete(cid, outcome);
+          if (life === this.#life) this.#end(command, outcome);
         },
         (error: unknown) => {
-          if (life === this.#life) this.complete(cid, { status: Status.internalError });
+          if (life === this.#life) this.#end(command, { status: Status.internalError });
           this.#host.failed(error);
         },
       );
       return;
     }
-    this.complete(cid, answer);
+    this.#end(command, answer);
   }
 
   /** The controller was reset: what is still under way is nobody's. */
@@ -102,6 +101,15 @@ export class AdminPort implements AdminHost {
     queue.completions.hold(0, queue.head, cid, field, dword0, this.#host.nowNs);
     queue.landed();
     this.#host.wake();
+  }
+
+  /** Completes it; what went wrong is in the error log first, as the completion's More bit says. */
+  #end(command: Command, outcome: Outcome): void {
+    const { cid, nsid } = command;
+    const { status } = outcome;
+    const more = status !== Status.success;
+    if (more) this.admin.errorLog.record({ sqid: 0, cid, status, nsid });
+    this.complete(cid, more ? { ...outcome, more } : outcome);
   }
 
   sendData(command: Command, bytes: Uint8Array): Status {
