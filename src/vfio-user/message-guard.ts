@@ -14,7 +14,7 @@
  * peek does not say which message they belong to): those are taken off the socket, and given to
  * the library over a socket pair of our own.
  */
-import { fstatSync, readlinkSync } from 'node:fs';
+import { type BigIntStats, fstatSync, readlinkSync } from 'node:fs';
 import {
   close,
   duplicate,
@@ -238,7 +238,8 @@ export class MessageGuard {
       this.#regions.requested({ gpa, size: bytes, file: undefined });
       return 0;
     }
-    const file = fstatSync(descriptor, { bigint: true });
+    const file = fileOf(descriptor);
+    if (file === undefined) return this.#no(`${what}: its file does not answer`);
     // libvfio-user aligns to the file's block size (huge pages), and maps short where that cuts.
     const unit = Math.max(PAGE_SIZE, Number(file.blksize));
     if (gpa % PAGE_SIZE !== 0 || bytes % PAGE_SIZE !== 0 || offset % unit !== 0) {
@@ -354,5 +355,14 @@ export class MessageGuard {
       if (error instanceof SystemError) return 'broken';
       throw error;
     }
+  }
+}
+
+/** What fstat(2) says; undefined where the descriptor is of a file system that is gone. */
+function fileOf(descriptor: number): BigIntStats | undefined {
+  try {
+    return fstatSync(descriptor, { bigint: true });
+  } catch {
+    return undefined;
   }
 }
