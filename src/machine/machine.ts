@@ -1,4 +1,5 @@
 import { VirtioIommu } from '../devices/iommu/virtio-iommu.ts';
+import { prctl } from '../ffi/libc.ts';
 import { IdentityDomain } from '../iommu/domain.ts';
 import { Iommu } from '../iommu/iommu.ts';
 import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
@@ -52,6 +53,8 @@ export interface PluggedFunction {
 /** Where the virtio-iommu is plugged in: below the places that devices without one are given. */
 export const IOMMU_ADDRESS = parseRequesterId('00:03.0');
 
+const PR_SET_TIMERSLACK = 29;
+
 const VM = vmId(1);
 const SLOT = keySlot(1);
 
@@ -100,6 +103,8 @@ export class Machine implements AsyncDisposable {
 
   /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError; RangeError */
   static async create(options: MachineOptions): Promise<Machine> {
+    // Devices that poll pause for microseconds; by default the kernel makes 50 more of each.
+    prctl(PR_SET_TIMERSLACK, 1);
     const machine = await Machine.#withMemory(options);
     if (options.iommu !== 'virtio') return machine;
     try {

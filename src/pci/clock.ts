@@ -7,6 +7,12 @@ export interface Clock {
   readonly nowNs: number;
   /** Calls back once, `delayNs` nanoseconds from now as nearly as it can, never before it returns. */
   after(delayNs: number, callback: () => void): Alarm;
+  /**
+   * Sleeps on the event loop's thread, for microseconds: what a device that polls does between two
+   * looks, so that the core it holds goes to whoever waits for it (the VMM, with the device's own
+   * interrupt). On the system's clock it lasts the timer slack of the process longer.
+   */
+  pause(ns: number): void;
 }
 
 export interface Alarm {
@@ -16,6 +22,9 @@ export interface Alarm {
 
 /** The longest delay of setTimeout, some 24 days. */
 const DELAY_NS_MAX = 0x7fff_ffff * 1e6;
+
+/** What nobody ever wakes. */
+const sleeper = new Int32Array(new SharedArrayBuffer(4));
 
 /** The host's monotonic clock. Below a millisecond it calls back on the next turn of the loop. */
 export const systemClock: Clock = {
@@ -30,6 +39,9 @@ export const systemClock: Clock = {
     }
     const timeout = setTimeout(callback, Math.ceil(delayNs / 1e6));
     return { cancel: () => clearTimeout(timeout) };
+  },
+  pause(ns) {
+    Atomics.wait(sleeper, 0, 0, ns / 1e6);
   },
 };
 
@@ -53,6 +65,9 @@ export class ManualClock implements Clock {
     this.#pending.add(alarm);
     return { cancel: () => void this.#pending.delete(alarm) };
   }
+
+  /** Time stands still all the same. */
+  pause(): void {}
 
   /**
    * Moves time on, ringing every alarm on the way in order, those that are set meanwhile too.

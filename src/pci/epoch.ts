@@ -152,6 +152,10 @@ export class EpochClock implements Clock {
     this.#epoch.check();
   }
 
+  pause(ns: number): void {
+    this.#clock.pause(ns);
+  }
+
   end(reason: ResetAbort): void {
     for (const [alarm, reject] of this.#pending) {
       alarm.cancel();

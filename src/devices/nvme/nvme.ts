@@ -186,6 +186,7 @@ export class Nvme extends PciFunction {
         coalesces: (vector) => coalescing && !admin.features.coalescingDisabled(vector),
         admin: (entry) => this.#adminPort.execute(entry),
         interrupt: (vector) => this.#interrupt(vector),
+        pause: (ns) => this.clock.pause(ns),
         invalidDoorbell: (info) =>
           admin.events.raise(EventType.error, info, LogPage.errorInformation),
         fatal: (why) => this.#fail(why),

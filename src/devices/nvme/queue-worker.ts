@@ -23,12 +23,25 @@ export interface QueueWorkerHost {
   /** An admin command, 64 bytes of its own. */
   admin(entry: Uint8Array): void;
   interrupt(vector: number): void;
+  /** Sleeps; see Clock. */
+  pause(ns: number): void;
   /** Whether the host is to be heard when it consumes, for a level is up. */
   readonly levelUp: boolean;
   invalidDoorbell(info: number): void;
   /** A queue's memory does not answer (CSTS.CFS): `why` for the log. */
   fatal(why: string): void;
 }
+
+/**
+ * The core is given away for a moment after an interrupt, and between looks that find nothing. The next
+ * word is the guest's, and on its way there the interrupt goes through two threads of the VMM; where
+ * cores are scarce, they do not get the one on which this thread polls until it is done polling, and
+ * every command took the whole time of it. A guest takes longer than these pauses to answer.
+ */
+const INTERRUPT_PAUSE_NS = 30_000;
+const LOOK_PAUSE_NS = 5_000;
+/** So long after the last that happened the looks follow each other without a pause. */
+const EAGER_NS = 10_000;
 
 /**
  * A turn of the controller: what the doorbells say, entries of all queues in one DMA, the commands,
@@ -90,8 +103,12 @@ export class QueueWorker {
     for (const entry of this.#adminEntries) this.#host.admin(entry);
     this.#adminEntries.length = 0;
     const afterNs = this.#host.nowNs;
-    this.#post(dma, afterNs);
-    return this.#staysAwake(dma, afterNs);
+    const interrupted = this.#post(dma, afterNs);
+    const again = this.#staysAwake(dma, afterNs);
+    if (!again) return false;
+    if (interrupted) this.#host.pause(INTERRUPT_PAUSE_NS);
+    else if (afterNs - this.#lastActivityNs > EAGER_NS) this.#host.pause(LOOK_PAUSE_NS);
+    return true;
   }
 
   get #usesShadow(): boolean {
@@ -207,8 +224,11 @@ export class QueueWorker {
     if (due) shadow.disarm(this.#queues.submission, this.#queues.completion, dma);
   }
 
-  /** Completions that are due go to host memory; the interrupts come after them. */
-  #post(dma: DmaPort, nowNs: number): void {
+  /**
+   * Completions that are due go to host memory; the interrupts come after them.
+   * @returns whether an I/O queue interrupted
+   */
+  #post(dma: DmaPort, nowNs: number): boolean {
     for (const queue of this.#queues.completions) {
       const atOnce = queue.id === 0 || !this.#host.coalesces(queue.vector);
       if (queue.postDue(atOnce, nowNs) && queue.post(this.#posts, nowNs) > 0) {
@@ -216,11 +236,14 @@ export class QueueWorker {
       }
     }
     this.#posts.write(dma, this.#postRefused);
+    let interrupted = false;
     for (const queue of this.#queues.completions) {
       if (!queue.interruptDue(nowNs)) continue;
       queue.interrupted();
       this.#host.interrupt(queue.vector);
+      interrupted ||= queue.id > 0;
     }
+    return interrupted;
   }
 
   readonly #postRefused = (queue: CompletionQueue): void => {
