@@ -1,5 +1,5 @@
 /** `--disk`: raw images and block devices of the host as namespaces of one NVMe controller. */
-import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { InvalidArgumentError } from 'commander';
@@ -49,16 +49,17 @@ export async function openDisks(
   choices: readonly DiskChoice[],
   { snapshot, log, signal }: DiskOptions,
 ): Promise<Disks> {
-  const copies = snapshot ? new Copies() : undefined;
   const storages: BlockStorage[] = [];
   const dispose = async () => {
     for (const storage of storages) await storage.close();
-    await copies?.remove();
   };
   try {
     for (const { path, readOnly } of choices) {
-      const used = copies && !readOnly ? await copies.of(path, signal) : path;
-      storages.push(await openStorage(used, { readOnly, log }));
+      const opened =
+        snapshot && !readOnly
+          ? await openCopy(path, log, signal)
+          : await openStorage(path, { readOnly, log });
+      storages.push(opened);
     }
     const nvme = new Nvme({ namespaces: storages.map((storage) => ({ storage })) });
     return { nvme, [Symbol.asyncDispose]: dispose };
@@ -68,22 +69,26 @@ export async function openDisks(
   }
 }
 
-class Copies {
-  #place: string | undefined;
-  #count = 0;
-
-  async of(path: string, signal: AbortSignal): Promise<string> {
-    const file = await stat(path).catch(() => undefined);
-    // What is no file is left to whoever opens it, to say so.
-    if (!file?.isFile()) return path;
-    this.#place ??= await mkdtemp(join(tmpdir(), 'sealbus-disks-'));
-    const copy = join(this.#place, `${++this.#count}-${basename(path)}`);
-    const args = ['--reflink=auto', '--sparse=always', '--', path, copy];
-    await runCommand('cp', args, { timeout_ms: 30 * 60_000, signal });
-    return copy;
-  }
-
-  async remove(): Promise<void> {
-    if (this.#place !== undefined) await rm(this.#place, { recursive: true, force: true });
+/** The copy has no name any more when this returns: it is gone with its last descriptor. */
+async function openCopy(
+  path: string,
+  log: DiskOptions['log'],
+  signal: AbortSignal,
+): Promise<BlockStorage> {
+  // Locked meanwhile, so that nobody changes it under the copy; and whatever cannot be one says so.
+  const original = await openStorage(path, { readOnly: true, log: () => {} });
+  try {
+    const place = await mkdtemp(join(tmpdir(), 'sealbus-disk-'));
+    try {
+      const copy = join(place, basename(path));
+      const args = ['--reflink=auto', '--sparse=always', '--', path, copy];
+      await runCommand('cp', args, { timeout_ms: 30 * 60_000, signal });
+      await chmod(copy, 0o600);
+      return await openStorage(copy, { readOnly: false, log });
+    } finally {
+      await rm(place, { recursive: true, force: true });
+    }
+  } finally {
+    await original.close();
   }
 }

@@ -24,12 +24,16 @@ for (const command of [
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));
+  for (const nested of command.commands) nested.copyInheritedSettings(command);
 }
 
-// A reader that has gone (`sealbus … | head`) is no error of ours.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-});
+// A reader that has gone (`sealbus … | head`), or a terminal that has (EIO), is no error of ours: what
+// runs is still to be ended in order.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
+  });
+}
 
 try {
   await program.parseAsync();

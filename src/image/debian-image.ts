@@ -10,7 +10,7 @@ import { cacheRoot, inTemporary } from '../setup/part-cache.ts';
 import type { GrubPart } from '../setup/parts.ts';
 import type { SetupProgress } from '../setup/progress.ts';
 import { biosBootPieces, grubConfiguration } from './boot-loader.ts';
-import { type DebianRoot, inNamespace, makeDebianRoot } from './debian-root.ts';
+import { checkPackageNames, type DebianRoot, inNamespace, makeDebianRoot } from './debian-root.ts';
 import { type DiskLayout, diskLayout, sectorBytes, sfdiskScript } from './disk-layout.ts';
 import { makeEfiSystem } from './efi-system.ts';
 import { ImageError } from './image-error.ts';
@@ -66,6 +66,7 @@ export async function makeDebianImage(options: DebianImageOptions): Promise<Debi
   if (!hostnamePattern.test(hostname)) {
     throw new ImageError(`expected a host name of letters, digits and -, got '${hostname}'`);
   }
+  checkPackageNames(options.packages ?? []);
   checkPassword(options.rootPassword);
   await checkPlace(file, options.replace === true);
   const unprivileged = process.geteuid?.() === 0 ? [] : ['newuidmap'];

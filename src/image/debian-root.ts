@@ -29,7 +29,15 @@ const dpkgOptions = [
   'force-confold',
 ];
 
+/** Debian Policy §5.6.1. */
 const packagePattern = /^[a-z0-9][a-z0-9+.-]+$/;
+
+/** @throws ImageError where one cannot be a package's name */
+export function checkPackageNames(names: readonly string[]): void {
+  const wrong = names.find((name) => !packagePattern.test(name));
+  if (wrong === undefined) return;
+  throw new ImageError(`expected the name of a Debian package, got ${JSON.stringify(wrong)}`);
+}
 
 export interface DebianRootOptions {
   readonly archive: string;
@@ -64,11 +72,6 @@ const phases: readonly [RegExp, string][] = [
 /** @throws ImageError, SetupError; the signal's reason. Then nothing is left. */
 export async function makeDebianRoot(options: DebianRootOptions): Promise<DebianRoot> {
   const { signal } = options;
-  for (const name of options.packages) {
-    if (!packagePattern.test(name)) {
-      throw new ImageError(`expected the name of a Debian package, got ${JSON.stringify(name)}`);
-    }
-  }
   const place = await mkdtemp(join(tmpdir(), 'sealbus-image-'));
   try {
     await chmod(place, 0o711); // root of the namespace is somebody else, and must pass

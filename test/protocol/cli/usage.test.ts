@@ -69,6 +69,48 @@ describe('refused before anything starts', () => {
     ['a module that throws', ['run', '--device', throwing, '--', 'true'], /thrown by the module/],
     ['a file that is not there', ['run', '--file', '/none:/root/x', '--', 'true'], /\/none/],
     ['a file without a place', ['run', '--file', '/etc/passwd', '--', 'true'], /HOST-PATH/],
+    ['a disk that is not there', ['run', '--disk', file('no.img')], /no\.img.*no such file/],
+    ['a directory for a disk', ['run', '--disk', scratch], /got a directory/],
+    ['a disk with an unknown option', ['run', '--disk', 'a.img,rw'], /--disk.*FILE,ro/s],
+    [
+      'kernel arguments for a disk',
+      ['run', '--disk', throwing, '--append', 'quiet'],
+      /no --append with --disk/,
+    ],
+    ['a firmware without a disk', ['run', '--firmware', 'uefi'], /--disk with --firmware/],
+    ['a snapshot of no disk', ['run', '--snapshot', '--', 'true'], /--disk with --snapshot/],
+    [
+      'a file for a console',
+      ['run', '--disk', throwing, '--file', '/etc/passwd:/root/x'],
+      /a command with --disk and --file/,
+    ],
+    ['an image of an unknown system', ['image', 'hurd'], /unknown command.*hurd/],
+    ...['512M', '1048577K', '4T', 'big'].map(
+      (size) =>
+        [`an image of ${size}`, ['image', 'debian', '--size', size], /--size.*expected/s] as const,
+    ),
+    [
+      'an image nowhere',
+      ['image', 'debian', file('none/debian.img')],
+      /expected a directory .*none for the image, got none/,
+    ],
+    ['an image over a file', ['image', 'debian', throwing], /expected no file .*--force/],
+    ['an image over a directory', ['image', 'debian', '--force', scratch], /something else/],
+    [
+      'a host name with a dot',
+      ['image', 'debian', file('a.img'), '--hostname', 'a.b'],
+      /host name.*'a\.b'/,
+    ],
+    [
+      'a package with a space',
+      ['image', 'debian', file('a.img'), '--package', 'fio nvme'],
+      /name of a Debian package, got "fio nvme"/,
+    ],
+    [
+      'a password file that is empty',
+      ['image', 'debian', file('a.img'), '--root-password-file', '/dev/null'],
+      /password of one line/,
+    ],
     ['a kernel argument with a space', ['run', '--append', 'a b', '--', 'true'], /without spaces/],
   ] as readonly (readonly [string, readonly string[], RegExp])[])('%s', async (_n, args, words) => {
     const { code, signal, stdout, stderr } = await place.run(args);
@@ -88,7 +130,8 @@ describe('answered', () => {
   it('--help and --version, on stdout', async () => {
     const help = await place.run(['--help']);
     expect([help.code, help.stderr]).toEqual([0, '']);
-    for (const name of ['run', 'demo', 'doctor', 'setup']) expect(`${help.stdout}`).toContain(name);
+    for (const name of ['run', 'image', 'demo', 'doctor', 'setup'])
+      expect(`${help.stdout}`).toContain(name);
     expect(await place.run(['--version'])).toMatchObject({ code: 0, stderr: '' });
   });
 

@@ -47,6 +47,54 @@ describe("QEMU's command line", () => {
     }
   });
 
+  describe('boots from a disk', () => {
+    const from = parseRequesterId('00:02.0');
+    const disk: GuestDevice = { kind: 'vfio-user', address: from, socket: '/run/x/nvme.sock' };
+    const boot = { kind: 'firmware', from } as const;
+    const devices = [edu('00:04.0'), disk];
+
+    it('by SeaBIOS, the device first that was named, with no kernel of ours', () => {
+      const args = qemuArguments({ ...plain, boot, devices });
+      for (const absent of ['-kernel', '-initrd', '-append', '-drive', '-fw_cfg', '-smbios']) {
+        expect(args).not.toContain(absent);
+      }
+      const given = values(args, '-device').map((text) => JSON.parse(text));
+      expect(given.map(({ addr, bootindex }) => [addr, bootindex])).toEqual([
+        ['4.0', undefined],
+        ['2.0', 0],
+      ]);
+    });
+
+    it('by UEFI from flash that keeps nothing', () => {
+      const uefi = { code: '/f/code', variables: '/f/a,b' };
+      const args = qemuArguments({ ...plain, boot: { ...boot, uefi }, devices });
+      expect(values(args, '-drive')).toEqual([
+        'if=pflash,unit=0,format=raw,readonly=on,file=/f/code',
+        'if=pflash,unit=1,format=raw,snapshot=on,file=/f/a,,b',
+      ]);
+    });
+
+    it('by QEMU’s own block layer too', () => {
+      const drive = { file: '/d/a,b.img', readOnly: true };
+      const own: GuestDevice = { kind: 'builtin', driver: 'nvme', address: from, drive };
+      const args = qemuArguments({ ...plain, boot, devices: [own] });
+      const [, id = ''] =
+        /^if=none,id=([^,]+),format=raw,readonly=on,file=\/d\/a,,b\.img$/.exec(
+          values(args, '-drive')[0] ?? '',
+        ) ?? [];
+      expect(JSON.parse(values(args, '-device').at(-1)!)).toMatchObject({
+        drive: id,
+        bootindex: 0,
+      });
+    });
+
+    it('only where there is a device', () => {
+      expect(() => qemuArguments({ ...plain, boot, devices: [edu('00:04.0')] })).toThrow(
+        /device to boot from at .*00:02\.0/,
+      );
+    });
+  });
+
   it('gives a vfio-user function its socket, its address and a long patience', () => {
     const address = parseRequesterId('00:05.0');
     const args = qemuArguments({
