@@ -15,13 +15,7 @@ import { SystemError } from '../ffi/system-error.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import { GATE_ENTRIES, GateOutcome } from './dma-gate.ts';
 import { MemoryError, type MemoryRun } from './guest-memory.ts';
-import {
-  CHUNK_BYTES,
-  mayTryAgain,
-  type SealedPort,
-  WRITE_MS_MAX,
-  wasWritten,
-} from './sealed-port.ts';
+import { CHUNK_BYTES, mayTryAgain, type SealedPort, WRITE_MS_MAX } from './sealed-port.ts';
 
 /** Bytes that one go can carry. */
 const ARENA_BYTES = 1024 * 1024;
@@ -262,9 +256,8 @@ export class SealedBatch {
   #settled(direction: Direction, index: number, entry: number, result: number): boolean {
     const length = this.#length[entry] ?? 0;
     const outcome = this.#port.gate.outcome(index);
-    if (direction === 'write' ? wasWritten(result, length, outcome) : result === length) {
-      if (outcome === GateOutcome.done) return true;
-    } else if (direction === 'write' && mayTryAgain(result, length, outcome)) return false;
+    if (result === length && outcome === GateOutcome.done) return true;
+    if (direction === 'write' && mayTryAgain(result, length, outcome)) return false;
     const error = result < 0 ? new SystemError(direction, -result) : undefined;
     this.#failure[entry] = this.#port.failure(index, error);
     return true;

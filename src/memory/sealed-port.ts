@@ -111,8 +111,9 @@ export class SealedPort {
       gate.open(1);
       const result = pwrite(fd, part, offset);
       gate.open(0);
-      if (wasWritten(result, part.length, gate.outcome(0))) return true;
-      if (!mayTryAgain(result, part.length, gate.outcome(0))) {
+      const outcome = gate.outcome(0);
+      if (result === part.length && outcome === GateOutcome.done) return true;
+      if (!mayTryAgain(result, part.length, outcome)) {
         throw this.failure(0, result < 0 ? new SystemError('pwrite', -result) : undefined);
       }
     }
@@ -129,14 +130,9 @@ export class SealedPort {
   }
 }
 
-/** Whether a write that ended with `result` (bytes, or minus an errno) is in DRAM. */
-export function wasWritten(result: number, length: number, outcome: number): boolean {
-  return result === length && outcome === GateOutcome.done;
-}
-
 /**
- * Whether a write that is not in DRAM may be tried again: it met a refill, or went through the page
- * cache, under the key of the CPU's port: then it is done again, past it.
+ * Whether a write that is not done may be tried again. `result` is a count of bytes, or minus an errno: it
+ * met a refill, or it went through the page cache, under the key of the CPU's port.
  */
 export function mayTryAgain(result: number, length: number, outcome: number): boolean {
   return result === -EAGAIN || (result === length && outcome === GateOutcome.none);
