@@ -1,6 +1,8 @@
 import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import { foundParts } from './ensure-parts.ts';
+import { grubPart } from './grub.ts';
 import { findProgram, installCommand, libcHeader } from './host-programs.ts';
+import { ovmfPart } from './ovmf.ts';
 import { cacheRoot } from './part-cache.ts';
 import type { PartReport, Parts } from './parts.ts';
 import { SetupError } from './setup-error.ts';
@@ -31,6 +33,19 @@ async function partReports(): Promise<PartReport[]> {
     part('libvfio-user', libvfioUser?.version, libvfioUser?.library),
     part('kernel', kernel?.release, kernel?.vmlinux),
     part('busybox', busybox?.version, busybox?.path),
+    ...optionalReports(root),
+  ];
+}
+
+/** Parts that the first command fetches that needs them. */
+function optionalReports(root: string): PartReport[] {
+  const grub = grubPart.find(root);
+  const ovmf = ovmfPart.find(root);
+  const getGrub = "'sealbus image debian' gets it";
+  const getOvmf = "'sealbus run --firmware uefi' gets it";
+  return [
+    { ...part('grub', grub?.version, grub?.coreImage, getGrub), required: false },
+    { ...part('ovmf', ovmf?.version, ovmf?.code, getOvmf), required: false },
   ];
 }
 
@@ -56,6 +71,12 @@ const programs = [
   ['xz', 'unpacks parts', false],
   ['setpriv', 'ends QEMU and what set-up runs when sealbus is killed', false],
   ['fusermount3', 'mounts sealed RAM where the caller is not root', false],
+  ['mmdebstrap', 'makes Debian images', false],
+  ['mke2fs', 'makes Debian images', false],
+  ['sfdisk', 'makes Debian images', false],
+  ['mkfs.fat', 'makes Debian images', false],
+  ['mcopy', 'makes Debian images', false],
+  ['newuidmap', 'makes Debian images where the caller is not root', false],
 ] as const;
 
 function programReports(): PartReport[] {

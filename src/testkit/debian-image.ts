@@ -31,22 +31,25 @@ export interface DebianImageWishes {
 export async function debianImageForTests(
   wishes: DebianImageWishes = {},
 ): Promise<DebianImageForTests> {
-  const original = await madeOnce(wishes);
   const place = await mkdtemp(join(wishes.directory ?? tmpdir(), 'sealbus-debian-'));
   const file = join(place, 'debian.img');
-  const copy = ['--reflink=auto', '--sparse=always', '--', original, file];
-  await runCommand('cp', copy, { timeout_ms: 300_000 });
+  try {
+    await copyOfOriginal(wishes, file);
+  } catch (error) {
+    await rm(place, { recursive: true, force: true });
+    throw error;
+  }
   return {
     file,
     [Symbol.asyncDispose]: () => rm(place, { recursive: true, force: true }),
   };
 }
 
-/** Those of older recipes go when a newer one is made. */
-async function madeOnce({
-  packages = [],
-  bytes = 4 * 2 ** 30,
-}: DebianImageWishes): Promise<string> {
+/** Makes the original where it is not there; those of older recipes go when a newer one is made. */
+async function copyOfOriginal(
+  { packages = [], bytes = 4 * 2 ** 30 }: DebianImageWishes,
+  copy: string,
+): Promise<void> {
   const wanted = ['fio', 'nvme-cli', ...packages];
   const sources = fileURLToPath(new URL('../image/', import.meta.url));
   const paths = readdirSync(sources, { recursive: true, encoding: 'utf8' })
@@ -59,22 +62,32 @@ async function madeOnce({
   await mkdir(cache, { recursive: true });
   const lock = await lockFile(join(cache, 'lock'));
   try {
-    const file = join(cache, `${recipe}-${key}.img`);
+    const name = `${recipe}-${key}.img`;
+    const original = join(cache, name);
     const names = readdirSync(cache);
-    if (names.includes(`${recipe}-${key}.img`)) return file;
-    for (const name of names.filter((name) => name !== 'lock' && !name.startsWith(recipe))) {
-      rmSync(join(cache, name), { recursive: true });
+    if (!names.includes(name)) {
+      for (const old of names.filter((one) => one !== 'lock' && !one.startsWith(recipe))) {
+        rmSync(join(cache, old), { recursive: true });
+      }
+      await makeOriginal(join(cache, 'making'), original, { packages: wanted, bytes });
     }
-    const making = join(cache, 'making');
-    rmSync(making, { recursive: true, force: true });
-    mkdirSync(making);
-    const fresh = join(making, 'debian.img');
-    const { signal } = new AbortController();
-    await makeDebianImage({ file: fresh, packages: wanted, bytes, signal });
-    await rename(fresh, file);
-    rmSync(making, { recursive: true, force: true });
-    return file;
+    const options = ['--reflink=auto', '--sparse=always'];
+    await runCommand('cp', [...options, '--', original, copy], { timeout_ms: 300_000 });
   } finally {
     lock[Symbol.dispose]();
   }
+}
+
+async function makeOriginal(
+  making: string,
+  original: string,
+  wishes: { readonly packages: readonly string[]; readonly bytes: number },
+): Promise<void> {
+  rmSync(making, { recursive: true, force: true });
+  mkdirSync(making);
+  const file = join(making, 'debian.img');
+  const { signal } = new AbortController();
+  await makeDebianImage({ file, ...wishes, signal });
+  await rename(file, original);
+  rmSync(making, { recursive: true, force: true });
 }
