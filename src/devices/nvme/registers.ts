@@ -95,8 +95,9 @@ export function controllerRegisters(act: ControllerActions) {
       adminQueues: reg32(0x24, { submission: bits(11, 0), completion: bits(27, 16) }),
       adminSubmissionBase: reg64(0x28, { mask: 0xffff_ffff_ffff_f000n }),
       adminCompletionBase: reg64(0x30, { mask: 0xffff_ffff_ffff_f000n }),
-      // No controller memory buffer, no boot partitions, no persistent memory region: all zeros.
-      controllerMemory: regArray(10, ro32(0x38)),
+      // No controller memory buffer, no boot partitions, no persistent memory region: all zeros. So is
+      // what is reserved up to 6Bh, where NVMe 2.0 has registers that nvme-cli shows.
+      controllerMemory: regArray(13, ro32(0x38)),
       persistentMemory: regArray(7, ro32(0xe00)),
       doorbells: regArray(
         DOORBELL_COUNT,
