@@ -50,7 +50,11 @@ export function fioCommand(device: string, workload: Workload, times: FioTimes):
     ...[`--rw=${pattern}`, `--bs=${block_bytes}`, `--iodepth=${depth}`],
     // Without a map of blocks done already, which costs the guest's CPU.
     ...['--norandommap', '--randrepeat=0'],
-    ...['--time_based', `--runtime=${times.run_s * 1000}ms`, `--ramp_time=${times.ramp_s * 1000}ms`],
+    ...[
+      '--time_based',
+      `--runtime=${times.run_s * 1000}ms`,
+      `--ramp_time=${times.ramp_s * 1000}ms`,
+    ],
     ...['--clat_percentiles=1', '--percentile_list=99'],
   ];
 }

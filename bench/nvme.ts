@@ -86,7 +86,7 @@ const FILE_BYTES = 512 * 2 ** 20;
 /** A file a disk, and the guests' root disks, which are sparse. */
 const ROOM_BYTES = 4 * FILE_BYTES + 3 * 2 ** 30;
 const ROUNDS = 3;
-const TIMES: FioTimes = { ramp_s: 0.5, run_s: 2.5 };
+const TIMES: FioTimes = { ramp_s: 0.3, run_s: 2 };
 const QUICK_ROUNDS = 1;
 const QUICK_TIMES: FioTimes = { ramp_s: 0.3, run_s: 1 };
 const IDLE_SAMPLE_MS = 3000;
@@ -171,7 +171,9 @@ export async function benchNvme(
   const loads: number[] = [];
   const run = async (place: DiskPlace, workload: WorkloadName) => {
     const times = quick || loads.length === 1 ? QUICK_TIMES : TIMES;
-    return await untilAborted(signal, measure(place, WORKLOADS[workload], times));
+    const figure = await untilAborted(signal, measure(place, WORKLOADS[workload], times));
+    say(`${workload}, ${place.name}: ${Math.round(figure.iops)} IOPS`);
+    return figure;
   };
   // All disks do one workload before any does the next: what is compared is close in time.
   const runs = Object.fromEntries(
@@ -192,7 +194,12 @@ export async function benchNvme(
   const { ratio, peer, bar, met } = first;
   return {
     ...{ ratio, peer, bar, met, rounds },
-    ...{ engine: FIO_ENGINE, cpus, file_bytes: FILE_BYTES, run_s: (quick ? QUICK_TIMES : TIMES).run_s },
+    ...{
+      engine: FIO_ENGINE,
+      cpus,
+      file_bytes: FILE_BYTES,
+      run_s: (quick ? QUICK_TIMES : TIMES).run_s,
+    },
     ...{ figures, comparisons, idleCpuShare, loads },
     spdk: target?.program ?? `not measured: none of ${SPDK_PROGRAMS.join(', ')} on PATH`,
   };
