@@ -2,6 +2,7 @@ import type { DmaPort } from '../../pci/index.ts';
 import { ErrorEvent } from './admin/async-events.ts';
 import { DmaBatch } from './dma-batch.ts';
 import type { IoPath } from './io/io-path.ts';
+import { PollRhythm } from './poll-rhythm.ts';
 import type { CompletionQueue } from './queue/completion-queue.ts';
 import type { QueueSet } from './queue/queue-set.ts';
 import type { ShadowDoorbells } from './queue/shadow-doorbells.ts';
@@ -33,17 +34,6 @@ export interface QueueWorkerHost {
 }
 
 /**
- * The core is given away for a moment after an interrupt, and between looks that find nothing. The next
- * word is the guest's, and on its way there the interrupt goes through two threads of the VMM; where
- * cores are scarce, they do not get the one on which this thread polls until it is done polling, and
- * every command took the whole time of it. A guest takes longer than these pauses to answer.
- */
-const INTERRUPT_PAUSE_NS = 30_000;
-const LOOK_PAUSE_NS = 5_000;
-/** So long after the last that happened the looks follow each other without a pause. */
-const EAGER_NS = 10_000;
-
-/**
  * A turn of the controller: what the doorbells say, entries of all queues in one DMA, the commands,
  * and the completions that are due in one DMA, then their interrupts.
  */
@@ -59,7 +49,7 @@ export class QueueWorker {
   readonly #adminEntries: Uint8Array[] = [];
   /** Where arbitration begins. */
   #first = 0;
-  #lastActivityNs = 0;
+  readonly #rhythm = new PollRhythm();
 
   constructor(host: QueueWorkerHost, queues: QueueSet, io: IoPath) {
     this.#host = host;
@@ -83,7 +73,7 @@ export class QueueWorker {
     if (queue > 0 && this.#usesShadow) {
       const there = isHead ? this.#queues.completion[queue] : this.#queues.submission[queue];
       if (there === undefined) this.#host.invalidDoorbell(ErrorEvent.invalidDoorbellRegister);
-      else this.#lastActivityNs = this.#host.nowNs;
+      else this.#rhythm.active(this.#host.nowNs);
       return;
     }
     if (isHead) this.#consumed(queue, value);
@@ -96,18 +86,17 @@ export class QueueWorker {
     this.#pollShadow(dma, nowNs);
     const taken = this.#fetch(dma, nowNs);
     if (taken > 0) {
-      this.#lastActivityNs = nowNs;
+      this.#rhythm.submitted(nowNs);
       this.#keepQuiet(dma);
     }
     if (taken > 0 || this.#io.ready) this.#io.run(dma, this.#host.pageBytes);
     for (const entry of this.#adminEntries) this.#host.admin(entry);
     this.#adminEntries.length = 0;
     const afterNs = this.#host.nowNs;
-    const interrupted = this.#post(dma, afterNs);
-    const again = this.#staysAwake(dma, afterNs);
-    if (!again) return false;
-    if (interrupted) this.#host.pause(INTERRUPT_PAUSE_NS);
-    else if (afterNs - this.#lastActivityNs > EAGER_NS) this.#host.pause(LOOK_PAUSE_NS);
+    this.#post(dma, afterNs);
+    if (!this.#staysAwake(dma, afterNs)) return false;
+    const pauseNs = this.#rhythm.pauseNs(afterNs);
+    if (pauseNs > 0) this.#host.pause(pauseNs);
     return true;
   }
 
@@ -131,7 +120,7 @@ export class QueueWorker {
     if (queue === undefined) {
       this.#host.invalidDoorbell(ErrorEvent.invalidDoorbellRegister);
     } else if (queue.consume(head)) {
-      this.#lastActivityNs = this.#host.nowNs;
+      this.#rhythm.active(this.#host.nowNs);
     } else {
       this.#host.invalidDoorbell(ErrorEvent.invalidDoorbellValue);
     }
@@ -164,7 +153,7 @@ export class QueueWorker {
       this.#consumed(queue.id, head);
       queue.refusedHead = head === queue.head ? -1 : head;
     }
-    if (moved) this.#lastActivityNs = nowNs;
+    if (moved) this.#rhythm.active(nowNs);
     return moved;
   }
 
@@ -224,26 +213,20 @@ export class QueueWorker {
     if (due) shadow.disarm(this.#queues.submission, this.#queues.completion, dma);
   }
 
-  /**
-   * Completions that are due go to host memory; the interrupts come after them.
-   * @returns whether an I/O queue interrupted
-   */
-  #post(dma: DmaPort, nowNs: number): boolean {
+  /** Completions that are due go to host memory; the interrupts come after them. */
+  #post(dma: DmaPort, nowNs: number): void {
     for (const queue of this.#queues.completions) {
       const atOnce = queue.id === 0 || !this.#host.coalesces(queue.vector);
       if (queue.postDue(atOnce, nowNs) && queue.post(this.#posts, nowNs) > 0) {
-        this.#lastActivityNs = nowNs;
+        this.#rhythm.active(nowNs);
       }
     }
     this.#posts.write(dma, this.#postRefused);
-    let interrupted = false;
     for (const queue of this.#queues.completions) {
       if (!queue.interruptDue(nowNs)) continue;
-      queue.interrupted();
+      this.#rhythm.interrupted(queue.interrupted(), nowNs);
       this.#host.interrupt(queue.vector);
-      interrupted ||= queue.id > 0;
     }
-    return interrupted;
   }
 
   readonly #postRefused = (queue: CompletionQueue): void => {
@@ -263,7 +246,7 @@ export class QueueWorker {
     }
     const { shadow } = this;
     if (shadow === undefined || shadow.failed) return false;
-    if (nowNs - this.#lastActivityNs < this.#host.pollNs) return true;
+    if (this.#rhythm.quietNs(nowNs) < this.#host.pollNs) return true;
     if (!shadow.armed || headWanted) {
       shadow.arm(this.#queues.submission, this.#queues.completion, headWanted, dma);
       return this.#pollShadow(dma, nowNs);

@@ -205,8 +205,11 @@ export class CompletionQueue {
     );
   }
 
-  interrupted(): void {
+  /** An interrupt is sent. @returns for how many entries */
+  interrupted(): number {
+    const entries = this.#posted - Math.max(this.#signalled, this.#consumed);
     this.#signalled = this.#posted;
+    return entries;
   }
 
   #slot(at: number): Uint8Array {
