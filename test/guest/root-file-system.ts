@@ -1,5 +1,8 @@
 /** The root file system in an image, looked into without mounting it. */
 import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect } from 'vitest';
 import { findProgram } from '../../src/setup/host-programs.ts';
 
@@ -30,6 +33,27 @@ export function askRoot(image: string, request: string): string {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'ignore'],
   });
+}
+
+/** Adds arguments to the kernel's, in GRUB's own configuration. */
+export function changeBootArguments(image: string, more: string): void {
+  const path = '/boot/grub/grub.cfg';
+  const before = askRoot(image, `cat ${path}`);
+  const after = before.replace(/^( *linux .*)$/m, `$1 ${more}`);
+  if (after === before) throw new Error(`expected a kernel in ${path}, got: ${before}`);
+  const directory = mkdtempSync(join(tmpdir(), 'sealbus-grub-'));
+  try {
+    writeFileSync(join(directory, 'grub.cfg'), after);
+    writeFileSync(
+      join(directory, 'requests'),
+      `rm ${path}\nwrite ${join(directory, 'grub.cfg')} ${path}\n`,
+    );
+    const args = ['-w', '-f', join(directory, 'requests'), rootPartition(image)];
+    execFileSync(program('debugfs'), args, { stdio: 'ignore' });
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+  expect(askRoot(image, `cat ${path}`)).toBe(after);
 }
 
 function program(name: string): string {

@@ -1,17 +1,29 @@
 /** A Debian that boots from our NVMe, in sealed memory behind the virtio-iommu, with disks to work on. */
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type NamespaceOptions, Nvme } from '../../../src/devices/nvme/nvme.ts';
 import { Machine } from '../../../src/machine/machine.ts';
-import { formatRequesterId, parseRequesterId } from '../../../src/pci/requester-id.ts';
+import {
+  formatRequesterId,
+  parseRequesterId,
+  type RequesterId,
+} from '../../../src/pci/requester-id.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';
-import type { BlockStorage } from '../../../src/storage/block-storage.ts';
 import { openStorage } from '../../../src/storage/open-storage.ts';
 import type { ExecOptions, ExecResult, VirtualMachine } from '../../../src/vm/virtual-machine.ts';
 import { debianImageForTests } from '../debian-image.ts';
+import { changeBootArguments } from '../root-file-system.ts';
 
-/** A boot takes twenty seconds on a quiet host with two cores, and several times that on a busy one. */
+/** A boot takes twenty seconds on a quiet host with two cores, and ten times that on a busy one. */
 export const bootTimeoutMs = 600_000;
 const commandTimeoutMs = 240_000;
 const powerOffTimeoutMs = 240_000;
@@ -19,63 +31,81 @@ const powerOffTimeoutMs = 240_000;
 export interface ScratchDisk {
   readonly bytes: number;
   readonly readOnly?: boolean;
-  readonly blockBytes?: 512 | 4096;
   /** What it begins with; holes where not given. */
   readonly content?: Uint8Array;
 }
 
-/** Namespace 1 is the disk that it boots from; the scratch disks are those from 2 on. */
+export interface DebianGuestOptions {
+  /** Namespaces from 2 on of the controller that it boots from. */
+  readonly disks?: readonly ScratchDisk[];
+  /** Namespaces from 1 on of a second controller, which the guest can lose and live. */
+  readonly others?: readonly ScratchDisk[];
+  /** For the kernel, before the image is booted. */
+  readonly kernelArguments?: string;
+}
+
+/** Namespace 1 of the first controller is the disk that it boots from. */
 export class DebianGuest implements AsyncDisposable {
-  static readonly address = parseRequesterId('00:02.0');
+  static readonly first = parseRequesterId('00:02.0');
+  static readonly second = parseRequesterId('00:04.0');
+  /** The disk that it boots from. */
   readonly image: string;
   readonly machine: Machine;
   readonly vm: VirtualMachine;
-  /** Files of the scratch disks: that of namespace 2 is the first. */
+  /** Of the scratch disks, in their order. */
   readonly files: readonly string[];
-  /** Of the function's name in sysfs. */
-  readonly pciName = formatRequesterId(DebianGuest.address);
+  readonly otherFiles: readonly string[];
   readonly #ends: AsyncDisposableStack;
 
   private constructor(
-    parts: Pick<DebianGuest, 'image' | 'machine' | 'vm' | 'files'>,
+    parts: Pick<DebianGuest, 'image' | 'machine' | 'vm' | 'files' | 'otherFiles'>,
     ends: AsyncDisposableStack,
   ) {
     this.image = parts.image;
     this.machine = parts.machine;
     this.vm = parts.vm;
     this.files = parts.files;
+    this.otherFiles = parts.otherFiles;
     this.#ends = ends;
   }
 
-  static async boot(disks: readonly ScratchDisk[]): Promise<DebianGuest> {
+  static async boot(options: DebianGuestOptions): Promise<DebianGuest> {
+    const { disks = [], others = [], kernelArguments } = options;
     await using ends = new AsyncDisposableStack();
     const image = ends.use(await debianImageForTests());
+    if (kernelArguments !== undefined) changeBootArguments(image.file, kernelArguments);
     const place = ends.adopt(mkdtempSync(join(tmpdir(), 'sealbus-nvme-')), (path) =>
       rmSync(path, { recursive: true, force: true }),
     );
-    const files = disks.map((disk, index) => makeDisk(join(place, `${index + 2}.img`), disk));
-    const open = async (path: string, readOnly: boolean): Promise<BlockStorage> =>
-      ends.adopt(await openStorage(path, { readOnly, log: () => {} }), (storage) =>
+    const make = (disk: ScratchDisk, name: string) => makeDisk(join(place, name), disk);
+    const files = disks.map((disk, index) => make(disk, `first-${index}.img`));
+    const otherFiles = others.map((disk, index) => make(disk, `second-${index}.img`));
+    const open = async (path: string, readOnly = false): Promise<NamespaceOptions> => ({
+      storage: ends.adopt(await openStorage(path, { readOnly, log: () => {} }), (storage) =>
         storage.close(),
-      );
-    const namespaces: NamespaceOptions[] = [{ storage: await open(image.file, false) }];
-    for (const [index, { readOnly = false, blockBytes = 512 }] of disks.entries()) {
-      const storage = await open(files[index] as string, readOnly);
-      namespaces.push({ storage, blockBytes });
+      ),
+    });
+    const namespaces = [await open(image.file)];
+    for (const [n, path] of files.entries()) namespaces.push(await open(path, disks[n]?.readOnly));
+    const otherNamespaces: NamespaceOptions[] = [];
+    for (const [n, path] of otherFiles.entries()) {
+      otherNamespaces.push(await open(path, others[n]?.readOnly));
     }
     const parts = await ensureParts();
     const machine = ends.use(
       await Machine.create({ parts, memory: 'sealed', bytes: 2 ** 30, iommu: 'virtio' }),
     );
-    machine.plug(new Nvme({ namespaces }), DebianGuest.address);
-    const vm = await machine.boot({
-      disk: { from: DebianGuest.address, agent: true },
-      bootTimeoutMs,
-    });
-    return new DebianGuest({ image: image.file, machine, vm, files }, ends.move());
+    machine.plug(new Nvme({ namespaces }), DebianGuest.first);
+    if (otherNamespaces.length > 0) {
+      const second = new Nvme({ namespaces: otherNamespaces, serial: 'SEALBUS0002' });
+      machine.plug(second, DebianGuest.second);
+    }
+    const disk = { from: DebianGuest.first, agent: true };
+    const vm = await machine.boot({ disk, bootTimeoutMs });
+    return new DebianGuest({ image: image.file, machine, vm, files, otherFiles }, ends.move());
   }
 
-  /** A script of bash's, which stops at the first failure. */
+  /** A script of bash's that must succeed; it stops at the first failure. */
   sh(script: string, options: ExecOptions = {}): Promise<string> {
     return this.vm.check(shell(script), { timeoutMs: commandTimeoutMs, ...options });
   }
@@ -85,17 +115,22 @@ export class DebianGuest implements AsyncDisposable {
     return this.vm.exec(shell(script), { timeoutMs: commandTimeoutMs, ...options });
   }
 
-  /** Path of a namespace's block device now: names may swap. */
-  async disk(nsid: number): Promise<string> {
-    const name = await this.sh(
-      `for at in /sys/block/nvme*; do [ "$(cat $at/nsid)" = ${nsid} ] && basename $at; done; true`,
-    );
-    return `/dev/${name.trim()}`;
+  /** Path of the controller's character device now. */
+  async controller(at: RequesterId = DebianGuest.first): Promise<string> {
+    return `/dev/${(await this.sh(`ls /sys/bus/pci/devices/${formatRequesterId(at)}/nvme`)).trim()}`;
   }
 
-  /** Path of the controller's character device now. */
-  async controller(): Promise<string> {
-    return `/dev/${(await this.sh(`ls /sys/bus/pci/devices/${this.pciName}/nvme`)).trim()}`;
+  /** Path of a namespace's block device now: names may swap at each boot and each bind. */
+  async disk(nsid: number, at: RequesterId = DebianGuest.first): Promise<string> {
+    const script = `
+      for i in $(seq 300); do
+        for at in /sys/bus/pci/devices/${formatRequesterId(at)}/nvme/nvme*/nvme*n*; do
+          if [ "$(cat $at/nsid)" = ${nsid} ]; then basename $at; exit; fi
+        done
+        sleep 0.1
+      done
+      exit 1`;
+    return `/dev/${(await this.sh(script)).trim()}`;
   }
 
   /** @returns whether it went by itself */
@@ -108,6 +143,19 @@ export class DebianGuest implements AsyncDisposable {
   }
 }
 
+/** Bytes of a file, which may be longer than an array. */
+export function bytesOf(path: string, offset: number, length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  const fd = openSync(path, 'r');
+  try {
+    const read = readSync(fd, bytes, 0, length, offset);
+    if (read !== length) throw new Error(`expected ${length} bytes at ${offset}, got ${read}`);
+    return bytes;
+  } finally {
+    closeSync(fd);
+  }
+}
+
 function shell(script: string): string[] {
   return ['bash', '-ec', script];
 }
@@ -117,8 +165,8 @@ function makeDisk(path: string, { bytes, content }: ScratchDisk): string {
   try {
     ftruncateSync(fd, bytes);
     if (content !== undefined) writeFileSync(fd, content);
+    return path;
   } finally {
     closeSync(fd);
   }
-  return path;
 }
