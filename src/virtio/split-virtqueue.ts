@@ -106,17 +106,16 @@ export class SplitVirtqueue implements Virtqueue {
     this.#looked = false;
     const ring = this.#ring;
     if (ring === undefined || this.#halted) return false;
-    const drained = this.#drained;
-    let armed = false;
-    if (this.#heads.length > 0) {
-      this.#publish(drained);
-      armed = drained;
-    }
+    // Taken to the last, though it may not have looked for more: the driver must tell of the next.
+    const left = this.#cursor < this.#ready.length || ring.more;
+    const arm = this.#drained || (this.#took && !left);
+    const shown = this.#heads.length > 0;
+    if (shown) this.#publish(arm);
     if (!this.live) return false;
     // One that leaves chains where they are, having taken none, wants no more of them now.
-    if (!drained) return this.#took && (this.#cursor < this.#ready.length || ring.more);
+    if (!arm) return this.#took;
     try {
-      return armed ? ring.more : ring.arm();
+      return shown ? ring.more : ring.arm();
     } catch (error) {
       this.#host.broken(error);
       return false;

@@ -408,6 +408,48 @@ describe('a virtqueue', { timeout: 60_000 }, () => {
     }
   });
 
+  it('is told of what comes next also where each call takes so many and looks no further', () => {
+    fc.assert(
+      fc.property(
+        features,
+        fc.integer({ min: 1, max: 3 }),
+        fc.array(fc.integer({ min: 1, max: 8 }), { minLength: 1, maxLength: 20 }),
+        fc.nat({ max: 12 }),
+        (chosen, most, rounds, moment) => {
+          const { device, queue, bench } = new EchoDriver(ECHO, 8, chosen);
+          device.onQueueOf = (own) => {
+            for (let n = 0; n < most; n++) {
+              const chain = own.take();
+              if (chain === undefined) return;
+              own.put(chain, 0);
+            }
+          };
+          const add = () => queue.add([], [{ address: 16384, length: 4 }]);
+          for (const count of rounds) {
+            for (let n = 0; n < count; n++) add();
+            let doorbell = queue.mustNotify();
+            expect(doorbell).toBe(true);
+            // Another comes while it is at work.
+            let wait = moment;
+            bench.between = () => {
+              if (wait-- !== 0 || queue.free === 0) return;
+              add();
+              doorbell = queue.mustNotify();
+            };
+            while (doorbell) {
+              doorbell = false;
+              bench.notify(ECHO);
+            }
+            bench.between = undefined;
+            queue.reap();
+            expect(queue.pending.size).toBe(0);
+          }
+          expect(bench.faults).toEqual([]);
+        },
+      ),
+    );
+  });
+
   it.each([1, 4, 64])(
     'takes %i chains with requests and replies in six turns to memory',
     (count) => {
