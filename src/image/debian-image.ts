@@ -1,19 +1,26 @@
 /** A disk with Debian trixie that SeaBIOS and UEFI boot, in a raw, sparse file. */
-import { type FileHandle, mkdtemp, open, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, mkdtemp, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
-import { runCommand } from '../setup/command.ts';
+import { CommandError, runCommand } from '../setup/command.ts';
 import { DebianArchive } from '../setup/debian-archive.ts';
 import { grubPart } from '../setup/grub.ts';
 import { ensurePrograms } from '../setup/install-programs.ts';
 import { ensureOptionalPart } from '../setup/optional-part.ts';
-import { cacheRoot, inTemporary } from '../setup/part-cache.ts';
 import type { GrubPart } from '../setup/parts.ts';
 import type { SetupProgress } from '../setup/progress.ts';
+import { saysDiskFull } from '../setup/setup-error.ts';
 import { biosBootPieces, grubConfiguration } from './boot-loader.ts';
-import { checkPackageNames, type DebianRoot, inNamespace, makeDebianRoot } from './debian-root.ts';
+import {
+  type Archive,
+  checkPackageNames,
+  type DebianRoot,
+  inNamespace,
+  makeDebianRoot,
+} from './debian-root.ts';
 import { type DiskLayout, diskLayout, sectorBytes, sfdiskScript } from './disk-layout.ts';
 import { makeEfiSystem } from './efi-system.ts';
-import { ImageError } from './image-error.ts';
+import { ImageError, noRoom } from './image-error.ts';
 
 export interface DebianImageOptions {
   /** The file to make; its directory is there. */
@@ -53,7 +60,6 @@ export const diskBytesDefault = 4 * 2 ** 30;
 const programs = ['mmdebstrap', 'sfdisk', 'mkfs.fat', 'mcopy', 'mke2fs'];
 /** RFC 1123 §2.1, one label. */
 const hostnamePattern = /^(?!-)[a-z0-9-]{1,63}(?<!-)$/i;
-const indexBytes = 160 * 2 ** 20;
 
 /**
  * Makes the image. The file appears when it is whole, and not at all otherwise.
@@ -75,26 +81,40 @@ export async function makeDebianImage(options: DebianImageOptions): Promise<Debi
   const grub = await ensureOptionalPart(grubPart, { progress, signal });
 
   onPhase('checking the archive');
-  return await inTemporary(cacheRoot(), 'index', indexBytes, async (directory) => {
-    const suites = ['trixie'];
-    const archive = await DebianArchive.open({ directory, suites, progress, signal });
-    await using root = await makeDebianRoot({
-      archive: archive.address,
-      keyring: archive.keyring,
-      hostname,
-      rootId: layout.rootId,
-      grubConfiguration: grubConfiguration(layout),
-      rootPassword: options.rootPassword ?? '',
-      packages: options.packages ?? [],
-      onPhase,
-      signal,
-    });
+  const archive = await checkedArchive(progress, signal);
+  const root = await makeDebianRoot({
+    archive,
+    hostname,
+    rootId: layout.rootId,
+    grubConfiguration: grubConfiguration(layout),
+    rootPassword: options.rootPassword ?? '',
+    packages: options.packages ?? [],
+    onPhase,
+    signal,
+  });
+  try {
     onPhase('writing the disk');
     const allocatedBytes = await writeDisk(file, layout, grub, root, signal);
     const { kernelRelease } = root;
     const bytes = layout.sectors * sectorBytes;
     return { file, bytes, allocatedBytes, hostname, kernelRelease, rootId: layout.rootId };
-  });
+  } finally {
+    await root[Symbol.asyncDispose]();
+  }
+}
+
+/** The archive that the host's APT configuration names, once its release was verified; with the keys. */
+async function checkedArchive(progress: SetupProgress, signal: AbortSignal): Promise<Archive> {
+  const directory = await mkdtemp(join(tmpdir(), 'sealbus-image-archive-'));
+  try {
+    const suites = ['trixie'];
+    const { address, keyring } = await DebianArchive.open({ directory, suites, progress, signal });
+    return { address, keys: await readFile(keyring) };
+  } catch (error) {
+    throw saysDiskFull(error) ? noRoom(tmpdir()) : error;
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
 }
 
 /** @returns what the file takes of the host's disk, in bytes */
@@ -131,9 +151,19 @@ async function writeDisk(
     } finally {
       await disk.close();
     }
+  } catch (error) {
+    throw explained(error, dirname(file));
   } finally {
     await rm(place, { recursive: true, force: true });
   }
+}
+
+function explained(error: unknown, directory: string): unknown {
+  // The order tells whose disk is full: within the image mke2fs says so in words of its own.
+  if (error instanceof CommandError && /Could not allocate/.test(error.output)) {
+    return new ImageError('expected the system to fit its disk, got more: give a larger --size');
+  }
+  return saysDiskFull(error) ? noRoom(directory) : error;
 }
 
 /** In place, from the directory: no file system of the image is ever mounted. */

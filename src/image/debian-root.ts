@@ -4,12 +4,13 @@
  * directory that belongs to them: only {@link inNamespace} reads it whole, or removes it.
  */
 import { readdirSync } from 'node:fs';
-import { chmod, copyFile, mkdtemp, rm } from 'node:fs/promises';
+import { chmod, copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CommandError, type CommandOptions, runCommand } from '../setup/command.ts';
-import { ImageError } from './image-error.ts';
+import { saysDiskFull } from '../setup/setup-error.ts';
+import { ImageError, noRoom } from './image-error.ts';
 
 /** What makes a system of the essential packages: an init, a kernel with its initramfs, a login. */
 const packages = [
@@ -39,10 +40,15 @@ export function checkPackageNames(names: readonly string[]): void {
   throw new ImageError(`expected the name of a Debian package, got ${JSON.stringify(wrong)}`);
 }
 
+export interface Archive {
+  /** As a line of sources.list names it. */
+  readonly address: string;
+  /** A keyring that verifies its release. */
+  readonly keys: Uint8Array;
+}
+
 export interface DebianRootOptions {
-  readonly archive: string;
-  /** Keys that verify the archive's release. */
-  readonly keyring: string;
+  readonly archive: Archive;
   readonly hostname: string;
   /** PARTUUID of the root file system. */
   readonly rootId: string;
@@ -77,7 +83,7 @@ export async function makeDebianRoot(options: DebianRootOptions): Promise<Debian
     await chmod(place, 0o711); // root of the namespace is somebody else, and must pass
     const path = join(place, 'root');
     const keyring = join(place, 'archive-keyring.gpg');
-    await copyFile(options.keyring, keyring);
+    await writeFile(keyring, options.archive.keys);
     await chmod(keyring, 0o644);
     const hooks = await Promise.all(
       ['before-packages.sh', 'after-packages.sh'].map(async (name) => {
@@ -95,7 +101,7 @@ export async function makeDebianRoot(options: DebianRootOptions): Promise<Debian
         ...dpkgOptions.map((option) => `--dpkgopt=${option}`),
         `--include=${[...packages, ...options.packages].join(',')}`,
         ...[`--essential-hook=${before}`, `--customize-hook=${after}`],
-        ...['trixie', path, `deb [signed-by=${keyring}] ${options.archive} trixie main`],
+        ...['trixie', path, `deb [signed-by=${keyring}] ${options.archive.address} trixie main`],
       ],
       options,
       place,
@@ -136,7 +142,7 @@ async function runMmdebstrap(
         SEALBUS_ROOT_ID: options.rootId,
         SEALBUS_GRUB_CONFIGURATION: options.grubConfiguration,
         SEALBUS_ROOT_PASSWORD: options.rootPassword,
-        SEALBUS_ARCHIVE: withoutLogin(options.archive),
+        SEALBUS_ARCHIVE: withoutLogin(options.archive.address),
       },
       onErrorLine: (line) => {
         const phase = phases.find(([pattern]) => pattern.test(line))?.[1];
@@ -162,6 +168,7 @@ function explained(error: CommandError): Error {
         `image as root. mmdebstrap said:\n${error.output.trim().split('\n').slice(-4).join('\n')}`,
     );
   }
+  if (saysDiskFull(error)) return noRoom(tmpdir());
   return error;
 }
 

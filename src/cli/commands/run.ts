@@ -104,10 +104,10 @@ export function runCommand(): Command {
     )
     .addHelpText(
       'after',
-      '\nWith --disk the guest is what is on the disk, memory is 1G and the IOMMU virtio where nothing else' +
-        '\nis said. Without a command this terminal is its console, until it powers off or you type Ctrl-A X,' +
-        '\nwhich is as pulling the plug. With one, systemd (256 or later) in it starts our agent, the command' +
-        '\nruns once multi-user.target is reached, and the guest is shut down afterwards.' +
+      '\nWith --disk the guest is what is on the disk; memory is 1G and the IOMMU virtio where nothing' +
+        '\nelse is said. Without a command this terminal is its console, until it powers off or reboots,' +
+        '\nor you type Ctrl-A X, which pulls the plug. With a command, systemd (256 or later) in it starts' +
+        '\nour agent, the command runs once multi-user.target is reached, and then the guest is shut down.' +
         '\n\nExit code: the command’s; 255 where the guest panics, 124 after --timeout.',
     )
     .action(async (words: string[], given: RunFlags, command: Command) => {
