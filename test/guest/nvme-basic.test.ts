@@ -23,9 +23,9 @@ function suite(name: string, memory: 'plain' | 'sealed', doorbells: 'message' | 
     let machine: Machine;
     let vm: VirtualMachine;
     let storages: BlockStorage[];
-    /** By namespace: nvme0n1 and nvme0n2. */
-    const first = '/dev/nvme0n1';
-    const second = '/dev/nvme0n2';
+    /** Of namespaces 1 and 2: the kernel looks for them in parallel, and names them as it finds them. */
+    let first: string;
+    let second: string;
 
     beforeAll(async () => {
       writeFileSync(files[0], Buffer.concat([partitioned(), randomBytes(DISK_BYTES - MIB)]));
@@ -39,7 +39,7 @@ function suite(name: string, memory: 'plain' | 'sealed', doorbells: 'message' | 
       const namespaces = [{ storage: a }, { storage: b, blockBytes: 4096 as const }];
       machine.plug(new Nvme({ namespaces, doorbells }), parseRequesterId('00:04.0'));
       vm = await machine.boot();
-      await appears(second);
+      await locate();
     });
     afterAll(async () => {
       await machine?.[Symbol.asyncDispose]();
@@ -48,18 +48,22 @@ function suite(name: string, memory: 'plain' | 'sealed', doorbells: 'message' | 
     });
 
     const sh = (script: string) => vm.check(['sh', '-ec', script]);
-    const appears = (path: string) =>
+    const named = (nsid: number) =>
       sh(
-        `for i in $(seq 300); do [ -b ${path} ] && exit 0; usleep 20000; done; dmesg | tail -20; exit 1`,
+        `for i in $(seq 300); do for n in /sys/block/nvme*; do [ "$(cat $n/nsid 2>/dev/null)" = ${nsid} ] && ` +
+          `[ -b /dev/$(basename $n) ] && basename $n && exit 0; done; usleep 20000; done; dmesg | tail -20; exit 1`,
       );
+    const locate = async () => {
+      first = `/dev/${(await named(1)).trim()}`;
+      second = `/dev/${(await named(2)).trim()}`;
+    };
     const digest = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
     const guestDigest = async (path: string) => (await sh(`sha256sum ${path}`)).split(' ')[0];
 
     it('is bound by Linux, which sees both namespaces, their blocks and the partition', async () => {
       const said = await sh(
-        'cat /sys/block/nvme0n1/size /sys/block/nvme0n1/queue/logical_block_size ' +
-          '/sys/block/nvme0n2/size /sys/block/nvme0n2/queue/logical_block_size ' +
-          '/sys/block/nvme0n1/nvme0n1p1/start /sys/block/nvme0n1/nvme0n1p1/size',
+        `a=$(basename ${first}) b=$(basename ${second}); cd /sys/block; ` +
+          'cat $a/size $a/queue/logical_block_size $b/size $b/queue/logical_block_size $a/$a"p1"/start $a/$a"p1"/size',
       );
       const sectors = DISK_BYTES / 512;
       expect(said.trim().split('\n').map(Number)).toEqual([
@@ -106,15 +110,39 @@ function suite(name: string, memory: 'plain' | 'sealed', doorbells: 'message' | 
         `dd if=${first} of=/dev/null bs=4k iflag=direct 2>/dev/null & echo ${address} > ${driver}/unbind; wait || true`,
       );
       await sh(`echo ${address} > ${driver}/bind`);
-      await appears(second);
+      await locate();
       await sh(
         `dd if=${second} of=/dev/null bs=64k iflag=direct 2>/dev/null & usleep 50000; echo 1 > /sys/class/nvme/nvme0/reset_controller; wait`,
       );
-      await appears(second);
+      await locate();
       expect(await guestDigest(second)).toBe(digest(readFileSync(files[1])));
       await sh(`echo 1 > /sys/bus/pci/devices/${address}/reset`);
       expect(await guestDigest(first)).toBe(digest(readFileSync(files[0])));
     });
+
+    it('survives a reboot of the guest in the middle of I/O', async () => {
+      await vm.qmp.execute('set-action', { reboot: 'reset' }); // in place of -no-reboot
+      const before = digest(readFileSync(files[0]));
+      vm.start(['sh', '-c', `while :; do dd if=${first} of=/dev/null bs=64k iflag=direct; done`]);
+      vm.start(['sh', '-c', `while :; do dd if=/dev/zero of=${second} bs=1M oflag=direct; done`]);
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      vm.start(['reboot', '-f']);
+      await bootedAgain();
+      await locate();
+      expect(digest(readFileSync(files[0]))).toBe(before);
+      expect(await guestDigest(first)).toBe(before);
+      expect(await guestDigest(second)).toBe(digest(readFileSync(files[1])));
+    });
+
+    /** The agent's words of before and after share a line: ask until it answers, of the new life. */
+    const bootedAgain = async () => {
+      for (let tries = 0; tries < 60; tries++) {
+        const ask = ['sh', '-c', 'pidof dd || echo new'];
+        const { stdout } = await vm.exec(ask, { timeoutMs: 1000 }).catch(() => ({ stdout: '' }));
+        if (`${stdout}`.trim() === 'new') return;
+      }
+      throw new Error('expected the guest to boot again');
+    };
 
     it('leaves no fault behind, nor an error in the kernel’s log', async () => {
       expect(machine.iommu.faults.total).toBe(0);
