@@ -62,7 +62,10 @@ export class Agent {
     return running;
   }
 
-  /** Asks the guest to power off: it kills what runs, and asks the firmware. */
+  /**
+   * Asks the guest to power off: as init the agent kills what runs, and asks the firmware; as a
+   * service it asks systemd.
+   */
   powerOff(): void {
     this.#send(encodeFrame(frameType.powerOff, 0));
   }
