@@ -66,10 +66,11 @@
  *   (fuse-connection.ts, MAX_BACKGROUND). Where it is full, io_submit waits, with the inode lock in
  *   hand for a write; whoever it waits for waits for the controller alone, which waits for nobody.
  *
- * Read in fs/fuse/file.c and dev.c, mm/filemap.c (generic_file_direct_write) and fs/aio.c of Linux 6.16
- * and in what changed there from 6.1 to 6.18; tortured on 6.18. Before 6.16 a write-back copies its pages
- * and it is fuse_sync_writes that waits for it, and before 6.7 each completion wakes io_getevents:
- * that changes the price, not the order.
+ * What this rests on: of Linux, parts of fs/fuse/file.c were read; fs/fuse/dev.c, mm/filemap.c
+ * (generic_file_direct_write), fs/aio.c and what changed in any of them between 6.1 and 6.18 are known
+ * from excerpts. It was tortured on 6.18 alone. Before 6.16 a write-back copies its pages and it is
+ * fuse_sync_writes that waits for it, and before 6.7 each completion wakes io_getevents: that changes
+ * the price, not the order.
  *
  * ## What it does not cover
  *
