@@ -162,5 +162,6 @@ function partitioned(): Buffer {
   return bytes;
 }
 
-suite('sealed memory, doorbells by message', 'sealed', 'message');
+suite('sealed memory, doorbells in memory', 'sealed', 'shadow');
 suite('plain memory, doorbells in memory', 'plain', 'shadow');
+suite('sealed memory, doorbells by message', 'sealed', 'message');

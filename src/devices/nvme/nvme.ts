@@ -50,10 +50,12 @@ export interface NvmeOptions extends FunctionOptions {
   /** At most 20 ASCII characters. */
   readonly serial?: string;
   /**
-   * How the host tells of submissions. `message` (default): by writes to the doorbell registers, each
-   * of which QEMU sends as a message. `shadow`: the controller also offers Doorbell Buffer Config and
-   * polls for {@link pollMicroseconds} after the last activity, which in plain memory is much the
-   * faster, and in sealed memory costs a write-back of a page for each look.
+   * How the host tells of submissions. `shadow` (default): the controller offers Doorbell Buffer Config
+   * and polls for {@link pollMicroseconds} after the last activity; a host that does not take it up
+   * rings as ever. `message`: by writes to the doorbell registers alone, each of which QEMU sends as a
+   * message. Measured with 32 reads of 4 KiB under way, shadow doorbells are 1.3 to 1.6 times as fast in
+   * plain memory, where a look costs a fraction of a microsecond, and 1.2 in sealed, where it is a
+   * system call or two. With one read under way they gain in plain memory alone.
    */
   readonly doorbells?: 'message' | 'shadow';
   /** Default 250: longer than a guest under TCG takes from a completion to its next submission. */
@@ -106,7 +108,7 @@ export class Nvme extends PciFunction {
   /** @throws RangeError where there are not 1 to 256 namespaces, or the serial number is too long */
   constructor(options: NvmeOptions) {
     super(options);
-    const { serial = 'SEALBUS0001', doorbells = 'message', coalescing = true } = options;
+    const { serial = 'SEALBUS0001', doorbells = 'shadow', coalescing = true } = options;
     const { namespaces, pollMicroseconds = 250 } = options;
     if (namespaces.length < 1 || namespaces.length > NAMESPACES_MAX) {
       throw new RangeError(`expected 1 to ${NAMESPACES_MAX} namespaces, got ${namespaces.length}`);

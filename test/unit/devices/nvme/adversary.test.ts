@@ -1,5 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { StorageBufferPool } from '../../../../src/storage/storage-buffers.ts';
 import { CC, type Entry, HostDriver, PAGE, REGISTER, turns } from './host-driver.ts';
 import { MemoryStorage } from './memory-storage.ts';
 
@@ -11,6 +12,8 @@ const address = fc.oneof(
 );
 
 describe('a hostile host', () => {
+  const buffers = new StorageBufferPool();
+
   it('never stops the process, never stalls it, and finds its queues working after it all', async () => {
     const entry: fc.Arbitrary<Entry> = fc.record({
       opcode: fc.oneof(fc.nat(255), fc.constantFrom(0, 1, 2, 5, 8, 9, 12)),
@@ -51,11 +54,15 @@ describe('a hostile host', () => {
     await fc.assert(
       fc.asyncProperty(fc.array(act, { maxLength: 30 }), fc.boolean(), async (acts, shadow) => {
         const storage = new MemoryStorage(2 ** 20);
-        const driver = new HostDriver({
+        const before = buffers.taken;
+        const doorbells = shadow ? 'shadow' : 'message';
+        const options = {
           namespaces: [{ storage }],
-          doorbells: shadow ? 'shadow' : 'message',
+          doorbells,
           pollMicroseconds: 50,
-        });
+          buffers,
+        } as const;
+        const driver = new HostDriver(options, 2 ** 20);
         driver.enable();
         await driver.createQueues(1);
         // Doorbells by the real registers: a host that knows of the buffers and lies besides.
@@ -92,8 +99,10 @@ describe('a hostile host', () => {
         await driver.createQueues(1);
         const read = { opcode: 2, nsid: 1, prp1: driver.pages(1) };
         expect((await driver.run(1, read)).status).toBe(0);
+        // Its small buffers stay with it; all others are back.
+        expect(buffers.taken - before).toBeLessThanOrEqual(32);
       }),
-      { numRuns: 150 },
+      { numRuns: 80 },
     );
   }, 60_000);
 

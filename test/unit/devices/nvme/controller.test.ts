@@ -6,7 +6,7 @@ import { CC, HostDriver, PAGE, REGISTER, turns } from './host-driver.ts';
 import { MemoryStorage } from './memory-storage.ts';
 
 const disk = () => new MemoryStorage(64 * 512);
-const host = () => new HostDriver({ namespaces: [{ storage: disk() }] });
+const host = () => new HostDriver({ namespaces: [{ storage: disk() }], doorbells: 'message' });
 
 describe('registers of the controller', () => {
   it('is an NVM Express I/O controller with 33 MSI-X vectors or more and a 64-bit BAR of 16 KiB', () => {
