@@ -1,7 +1,6 @@
 /** `sealbus image debian` from a shell: what is in the image, and what is left when it is cut short. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { findProgram } from '../../src/setup/host-programs.ts';
@@ -14,20 +13,29 @@ const timeoutMs = 420_000;
 const main = join(repository, 'src/cli/main.ts');
 
 let place: RunPlace;
-let leftBefore: readonly string[];
-/** Where systems are put together. */
-const leftovers = () => readdirSync(tmpdir()).filter((name) => name.startsWith('sealbus-image-'));
+/** Where systems are put together, and where files are made. */
+let temporary: string;
+let home: string;
 
 beforeEach(() => {
   place = new RunPlace();
-  leftBefore = leftovers();
+  chmodSync(place.path, 0o755); // APT's own user and a namespace's root pass through it
+  temporary = join(place.path, 'tmp');
+  mkdirSync(temporary);
+  chmodSync(temporary, 0o1777);
+  home = join(place.path, 'home');
+  mkdirSync(home, { mode: 0o700 });
 });
 afterEach(() => {
   const { left } = place;
+  const unfinished = readdirSync(temporary);
   place[Symbol.dispose]();
   expect(left).toEqual([]);
-  expect(leftovers()).toEqual(leftBefore);
+  expect(unfinished).toEqual([]);
 });
+
+const start = (args: readonly string[]) =>
+  place.start(['image', 'debian', ...args], { timeoutMs, env: { TMPDIR: temporary } });
 
 /** What every image has, whoever made it. */
 function checkImage(file: string): void {
@@ -54,12 +62,12 @@ describe('sealbus image debian', () => {
   it(
     'makes a sparse image as it was asked for, and says what it made',
     async () => {
-      const file = join(place.path, 'made.img');
+      const file = join(home, 'made.img');
       const password = join(place.path, 'password');
       writeFileSync(password, 'not of this world\n');
       const flags = ['--size', '2G', '--hostname', 'sealed', '--package', 'tree', '--json'];
-      const args = ['image', 'debian', file, ...flags, '--root-password-file', password];
-      const { code, stdout, stderr } = await place.run(args, { timeoutMs });
+      const args = [file, ...flags, '--root-password-file', password];
+      const { code, stdout, stderr } = await start(args).ended;
       expect(code, stderr).toBe(0);
       const { blocks, size, mode } = statSync(file);
       expect(JSON.parse(`${stdout}`)).toEqual({
@@ -78,7 +86,7 @@ describe('sealbus image debian', () => {
         expect(askRoot(file, 'ls -l /etc/apt/apt.conf.d')).not.toContain(left);
         expect(stderr).not.toContain(left);
       }
-      expect(readdirSync(place.path).sort()).toEqual(['made.img', 'password']);
+      expect(readdirSync(home)).toEqual(['made.img']);
     },
     timeoutMs,
   );
@@ -90,13 +98,12 @@ describe('sealbus image debian', () => {
   ])(
     'leaves nothing at a Ctrl-C %s',
     async (_when, words) => {
-      const file = join(place.path, 'cut.img');
-      const running = place.start(['image', 'debian', file], { timeoutMs });
+      const running = start([join(home, 'cut.img')]);
       await running.said(words);
       running.child.kill('SIGINT');
       const { code, stdout } = await running.ended;
       expect([code, `${stdout}`]).toEqual([130, '']);
-      expect(readdirSync(place.path)).toEqual([]);
+      expect(readdirSync(home)).toEqual([]);
     },
     timeoutMs,
   );
@@ -104,10 +111,9 @@ describe('sealbus image debian', () => {
   it(
     'says which package there is not',
     async () => {
-      const file = join(place.path, 'none.img');
-      const args = ['image', 'debian', file, '--package', 'no-such-package-here'];
-      const { code, stderr } = await place.run(args, { timeoutMs });
-      expect([code, readdirSync(place.path)]).toEqual([1, []]);
+      const args = [join(home, 'none.img'), '--package', 'no-such-package-here'];
+      const { code, stderr } = await start(args).ended;
+      expect([code, readdirSync(home)]).toEqual([1, []]);
       expect(stderr).toMatch(
         /^sealbus: expected packages of Debian trixie, got no-such-package-here/m,
       );
@@ -126,7 +132,7 @@ describe.skipIf(process.getuid?.() !== 0 || spawnSync('unshare', ['-m', 'true'])
         `set -e; mount --make-rprivate /; mount -t tmpfs -o size=${megabytes}m tmpfs ${path}; ` +
         `code=0; "$@" || code=$?; ls -A ${path}; exit $code`;
       const command = ['unshare', '-m', 'sh', '-c', script, 'sh', ...args];
-      return place.spawn(command, { timeoutMs }).ended;
+      return place.spawn(command, { timeoutMs, env: { TMPDIR: temporary } }).ended;
     };
     const image = (file: string) => [process.execPath, main, 'image', 'debian', file];
 
@@ -134,8 +140,7 @@ describe.skipIf(process.getuid?.() !== 0 || spawnSync('unshare', ['-m', 'true'])
       'names the directory where the system is put together',
       async () => {
         const small = join(place.path, 'small');
-        const file = join(place.path, 'a.img');
-        const command = ['env', `TMPDIR=${small}`, ...image(file)];
+        const command = ['env', `TMPDIR=${small}`, ...image(join(home, 'a.img'))];
         const { code, stdout, stderr } = await withSmall(small, 150, command);
         expect([code, `${stdout}`], stderr).toEqual([1, '']);
         expect(stderr).toMatch(new RegExp(`^sealbus: expected room in ${small} .*TMPDIR`, 'm'));
@@ -167,9 +172,6 @@ describe.skipIf(!able)(
   () => {
     /** In a mount namespace where nobody has subordinate uids, or not; a home that is nobody's own. */
     const asNobody = (subordinate: string, args: readonly string[]) => {
-      chmodSync(place.path, 0o755);
-      const home = join(place.path, 'home');
-      mkdirSync(home, { mode: 0o700 });
       chownSync(home, NOBODY, NOBODY);
       const list = join(place.path, 'subordinate');
       writeFileSync(list, subordinate, { mode: 0o644 });
@@ -187,14 +189,14 @@ describe.skipIf(!able)(
           ...['env', `HOME=${home}`, `XDG_CACHE_HOME=${join(home, 'cache')}`],
           ...[process.execPath, main, ...args],
         ],
-        { timeoutMs },
+        { timeoutMs, env: { TMPDIR: temporary } },
       );
     };
 
     it(
       'makes the same image in a user namespace, in a directory that is closed to others',
       async () => {
-        const file = join(place.path, 'home/made.img');
+        const file = join(home, 'made.img');
         const { code, stderr } = await asNobody('nobody:200000:65536\n', [
           ...['image', 'debian', file],
         ]).ended;
@@ -202,7 +204,7 @@ describe.skipIf(!able)(
         expect(statSync(file)).toMatchObject({ uid: NOBODY, gid: NOBODY });
         expect(statSync(file).mode & 0o777).toBe(0o600);
         checkImage(file);
-        expect(readdirSync(join(place.path, 'home')).sort()).toEqual(['cache', 'made.img']);
+        expect(readdirSync(home).sort()).toEqual(['cache', 'made.img']);
       },
       timeoutMs,
     );
@@ -210,13 +212,13 @@ describe.skipIf(!able)(
     it(
       'leaves nothing that is owned by subordinate uids at a Ctrl-C',
       async () => {
-        const file = join(place.path, 'home/cut.img');
+        const file = join(home, 'cut.img');
         const running = asNobody('nobody:200000:65536\n', ['image', 'debian', file]);
         await running.said(/installing the other packages/);
         running.child.kill('SIGINT');
         const { code } = await running.ended;
         expect(code).toBe(130);
-        expect(readdirSync(join(place.path, 'home'))).toEqual(['cache']);
+        expect(readdirSync(home)).toEqual(['cache']);
       },
       timeoutMs,
     );
