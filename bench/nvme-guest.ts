@@ -85,9 +85,12 @@ export async function bootNvmeGuest(options: NvmeGuestOptions): Promise<NvmeGues
     }
   }
   const vm = await machine.boot({ cpus, devices, signal, disk: { from: ROOT, agent: true } });
-  await settle(vm);
+  await untilAborted(signal, settle(vm));
+  say(
+    `a guest with ${memory} RAM is up, ${Math.round(vm.bootSeconds)} s to its agent's first word`,
+  );
   const disks = [];
-  for (const place of places) disks.push(await diskAt(vm, place));
+  for (const place of places) disks.push(await untilAborted(signal, diskAt(vm, place)));
   const all = stack.move();
   return { vm, machine, disks, [Symbol.asyncDispose]: () => all.disposeAsync() };
 }
@@ -116,4 +119,17 @@ export function cpuSeconds(pid: number): number {
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   // USER_HZ is 100 on every architecture that matters here.
   return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+/** Ends as soon as it is aborted; what was waited for ends with its guest. @throws the signal's reason */
+export async function untilAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+  signal.throwIfAborted();
+  const { promise, reject } = Promise.withResolvers<never>();
+  const onAbort = () => reject(signal.reason);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
 }

@@ -16,6 +16,7 @@ import {
   type DiskSource,
   type NvmeGuest,
   type NvmeGuestOptions,
+  untilAborted,
 } from './nvme-guest.ts';
 import { fillRandomly } from './random-file.ts';
 import { SPDK_PROGRAMS, type SpdkTarget, spdkProgram, startSpdk } from './spdk-target.ts';
@@ -138,24 +139,23 @@ export async function benchNvme(
   await using stack = new AsyncDisposableStack();
   const files = diskFiles(stack);
   const target = await spdkTarget(stack, files.directory, say);
-  const guestOf = async (
-    memory: 'plain' | 'sealed',
-    iommu: 'identity' | 'virtio',
-    disks: readonly DiskSource[],
-  ) => {
-    const { directory } = files;
-    const options: NvmeGuestOptions = { parts, memory, iommu, cpus, disks, directory, say, signal };
-    return stack.use(await bootNvmeGuest(options));
-  };
   const ours = (name: DiskName): DiskSource => ({ by: 'sealbus', file: files.of(name) });
-  say('booting three guests, one after another');
-  const plain = await guestOf('plain', 'identity', [
-    { by: 'qemu', file: files.of('qemu') },
-    ours('plain'),
-    ...(target === undefined ? [] : [{ by: 'socket' as const, socket: target.socket }]),
-  ]);
-  const sealed = await guestOf('sealed', 'identity', [ours('sealed')]);
-  const sealedIommu = await guestOf('sealed', 'virtio', [ours('sealedIommu')]);
+  const common = { parts, cpus, directory: files.directory, say };
+  say('booting three guests side by side');
+  const guests = await bootGuests(stack, signal, {
+    plain: {
+      ...common,
+      ...{ memory: 'plain', iommu: 'identity' },
+      disks: [
+        { by: 'qemu', file: files.of('qemu') },
+        ours('plain'),
+        ...(target === undefined ? [] : [{ by: 'socket' as const, socket: target.socket }]),
+      ],
+    },
+    sealed: { ...common, memory: 'sealed', iommu: 'identity', disks: [ours('sealed')] },
+    sealedIommu: { ...common, memory: 'sealed', iommu: 'virtio', disks: [ours('sealedIommu')] },
+  });
+  const { plain, sealed, sealedIommu } = guests;
   const places: readonly DiskPlace[] = [
     { name: 'qemu', guest: plain, device: plain.disks[0] as string },
     { name: 'plain', guest: plain, device: plain.disks[1] as string },
@@ -165,7 +165,7 @@ export async function benchNvme(
       ? []
       : [{ name: 'spdk' as const, guest: plain, device: plain.disks[2] as string, target }]),
   ];
-  const idleCpuShare = await idleShares({ plain, sealed, sealedIommu });
+  const idleCpuShare = await idleShares(guests);
 
   const rounds = quick ? QUICK_ROUNDS : ROUNDS;
   const loads: number[] = [];
@@ -224,6 +224,31 @@ async function measure(
     // It would poll, and take a CPU from all others.
     target?.pause();
   }
+}
+
+type GuestWishes = Omit<NvmeGuestOptions, 'signal'>;
+
+/** All of them or none: where one does not boot, the others are ended. */
+async function bootGuests<Names extends string>(
+  stack: AsyncDisposableStack,
+  signal: AbortSignal,
+  wishes: Readonly<Record<Names, GuestWishes>>,
+): Promise<Record<Names, NvmeGuest>> {
+  const failed = new AbortController();
+  const either = AbortSignal.any([signal, failed.signal]);
+  const names = Object.keys(wishes) as Names[];
+  const boots = names.map((name) => bootNvmeGuest({ ...wishes[name], signal: either }));
+  // The first to fail is the reason; those that it ends say no more than that.
+  for (const boot of boots) boot.catch((error) => failed.abort(error));
+  const guests: NvmeGuest[] = [];
+  for (const end of await Promise.allSettled(boots)) {
+    if (end.status === 'fulfilled') guests.push(stack.use(end.value));
+  }
+  either.throwIfAborted();
+  return Object.fromEntries(names.map((name, at) => [name, guests[at]])) as Record<
+    Names,
+    NvmeGuest
+  >;
 }
 
 /** A file of the same bytes for each disk, in memory: who writes an image has it alone. */
@@ -302,17 +327,4 @@ export function comparisonsOf(figures: readonly NvmeFigure[], rounds: number): N
       return [{ workload, disk, ...compare(mine, theirs, about) }];
     }),
   );
-}
-
-/** Ends with what was aborted; what was waited for ends with its guest. */
-async function untilAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
-  signal.throwIfAborted();
-  const { promise, reject } = Promise.withResolvers<never>();
-  const onAbort = () => reject(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
 }
