@@ -186,7 +186,7 @@ export class StorageBufferPool implements StorageBuffers {
 
   /** @throws RangeError of anything but a buffer that was taken and not yet given back */
   give(buffer: Uint8Array): void {
-    const index = buffer.byteOffset >> CHUNK_BITS;
+    const index = Math.floor(buffer.byteOffset / STORAGE_BUFFER_BYTES_MAX);
     const chunk = buffer.buffer === this.#arena ? this.#chunks[index] : undefined;
     const wasFull = chunk?.full;
     if (chunk?.give(buffer, buffer.byteOffset & (STORAGE_BUFFER_BYTES_MAX - 1)) !== true) {

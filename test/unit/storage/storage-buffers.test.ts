@@ -80,6 +80,14 @@ test('where no buffer of a size is left, a larger one is given', () => {
   expect(pool.take(4096)?.length).toBe(CHUNK / 2);
 });
 
+test('a pool of more than 2 GiB takes back what lies behind them', () => {
+  const pool = new StorageBufferPool(2 ** 31 + CHUNK);
+  const all = Array.from({ length: 1025 }, () => pool.take(CHUNK));
+  expect(pool.take(1)).toBeUndefined();
+  for (const buffer of all) pool.give(buffer as Uint8Array);
+  expect(pool.taken).toBe(0);
+});
+
 test('in steady state the same views come back', () => {
   const pool = new StorageBufferPool(CHUNK);
   const small = pool.take(4096) as Uint8Array;
