@@ -133,6 +133,9 @@ export abstract class VirtioFunction extends PciFunction {
    * promise that it gave back is pending, the next call waits. What was put back is flushed when it
    * is over. A chain may be kept and put back later, then with a flush() of one's own.
    *
+   * Where it has taken some and left others it is called again. One that takes none is not: with
+   * EVENT_IDX the driver may say nothing more until then, so it has to take() them later by itself.
+   *
    * A DmaAbort that comes out of it makes the device ask for a reset, for the driver named memory
    * that it may not use; a ResetAbort is dropped; anything else is a bug of the device.
    */
