@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Status } from '../../../../src/devices/nvme/status.ts';
+import { ManualClock } from '../../../../src/pci/index.ts';
 import { HostDriver, PAGE, turns } from './host-driver.ts';
 import { MemoryStorage } from './memory-storage.ts';
 
@@ -37,6 +38,55 @@ describe('shadow doorbells', () => {
       expect((await driver.run(1, { opcode: 2, nsid: 1, prp1: page })).status).toBe(0);
       expect(driver.rings).toBeGreaterThan(before);
     }
+  });
+
+  it('spare the rings again after a sleep', async () => {
+    const clock = new ManualClock();
+    const driver = new HostDriver({ namespaces: [{ storage: new MemoryStorage(512) }], clock });
+    driver.enable();
+    await driver.createQueues(1, 8);
+    await driver.useShadow();
+    const page = driver.pages(1);
+    for (let round = 0; round < 3; round++) {
+      // It sees the last head first, and then that nothing more comes.
+      await turns(5);
+      clock.advance(1e6);
+      await turns(5);
+      const before = driver.rings;
+      for (let n = 0; n < 10; n++) {
+        expect((await driver.run(1, { opcode: 2, nsid: 1, prp1: page })).status).toBe(0);
+      }
+      expect(driver.rings - before).toBe(1);
+    }
+    driver.nvme.reset('device');
+  });
+
+  it('lose no submission that is stored while the controller arms them', async () => {
+    const clock = new ManualClock();
+    const driver = new HostDriver({ namespaces: [{ storage: new MemoryStorage(512) }], clock });
+    driver.enable();
+    await driver.createQueues(1, 8);
+    await driver.useShadow();
+    const page = driver.pages(1);
+    expect((await driver.run(1, { opcode: 2, nsid: 1, prp1: page })).status).toBe(0);
+    const { doorbells, events } = driver.shadow!;
+    const { dma } = driver.link;
+    const write = dma.writeFrom.bind(dma);
+    let cid: number | undefined;
+    dma.writeFrom = (iova, bytes) => {
+      if (iova === events && cid === undefined) {
+        // The host has loaded the old index, and does not ring.
+        cid = driver.put(1, { opcode: 2, nsid: 1, prp1: page });
+        driver.view.setUint32(doorbells + 8, driver.submission[1]!.at, true);
+      }
+      write(iova, bytes);
+    };
+    await turns(5);
+    clock.advance(1e6);
+    await turns(5);
+    expect(cid).toBeDefined();
+    expect((await driver.completed(1, cid!)).status).toBe(0);
+    driver.nvme.reset('device');
   });
 
   it('cover queues that are made later, and are anew after a reset', async () => {
