@@ -18,6 +18,7 @@ import {
   openDisks,
   parseDisk,
 } from '../disk-choice.ts';
+import { tellFaults } from '../fault-lines.ts';
 import { beConsole, runInGuest } from '../guest-streams.ts';
 import { interruptible } from '../interruption.ts';
 import { chooseMemory, type MemoryChoice } from '../memory-choice.ts';
@@ -165,9 +166,7 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
     }
     const { iommu } = flags;
     machine = await Machine.create({ parts, memory, bytes: flags.size, iommu, log });
-    machine.iommu.faults.onFault(({ direction, length, iova, reason }) =>
-      log(`IOMMU fault: ${direction} of ${length} bytes at 0x${iova.toString(16)}: ${reason}`),
-    );
+    tellFaults(machine.iommu.faults, log);
     if (disks !== undefined) machine.plug(disks.nvme, DISKS_ADDRESS);
     for (const { endpoint, rid } of devices) machine.plug(endpoint, rid);
     const { accelerator } = await machine.plan(options);

@@ -1,0 +1,26 @@
+import { expect, test } from 'vitest';
+import { tellFaults } from '../../../src/cli/fault-lines.ts';
+import { FaultLog } from '../../../src/iommu/fault-log.ts';
+import { parseRequesterId } from '../../../src/pci/requester-id.ts';
+
+const fault = {
+  rid: parseRequesterId('00:04.0'),
+  direction: 'read',
+  iova: 0x1000,
+  length: 4,
+  reason: 'unmapped',
+  domain: 1,
+  vm: undefined,
+  slot: undefined,
+} as const;
+
+test('a refused DMA is told in a line, and a flood of them in a bounded number', () => {
+  const faults = new FaultLog();
+  const lines: string[] = [];
+  tellFaults(faults, (line) => lines.push(line));
+  for (let n = 0; n < 10_000; n++) faults.record(fault);
+  expect(lines[0]).toBe('IOMMU fault: read of 4 bytes at 0x1000 by 0000:00:04.0: unmapped');
+  // 20 in each second that this took, and a line of how many were left out.
+  expect(lines.length).toBeLessThan(1000);
+  expect(faults.total).toBe(10_000);
+});
