@@ -76,7 +76,7 @@ export class FileStorage implements BlockStorage, EngineListener {
   submit(request: StorageRequest): void {
     this.#check(request);
     if (this.#closing !== undefined) {
-      setImmediate(() => request.done(this.#closed(request)));
+      setImmediate(() => tell(request, this.#closed(request)));
       return;
     }
     if (!this.#waiting.push(request)) {
@@ -135,7 +135,7 @@ export class FileStorage implements BlockStorage, EngineListener {
       if (left > 0) {
         if (this.#atOnce(request, address)) {
           left -= Math.max(request.length, RESIDENT_COST_MIN);
-          request.done(undefined);
+          tell(request, undefined);
           continue;
         }
         left -= RESIDENT_TRY_COST;
@@ -158,7 +158,7 @@ export class FileStorage implements BlockStorage, EngineListener {
 
   #start(request: StorageRequest, address: number): void {
     if (request.length === 0 && request.kind !== 'flush') {
-      request.done(undefined);
+      tell(request, undefined);
       return;
     }
     const operation = this.#idle.pop() as Operation;
@@ -174,7 +174,7 @@ export class FileStorage implements BlockStorage, EngineListener {
     this.#idle.push(operation);
     this.#underWay--;
     if (request?.kind !== 'read') this.#changing--;
-    request?.done(error);
+    if (request !== undefined) tell(request, error);
   }
 
   #afterwards(): void {
@@ -242,5 +242,14 @@ export class FileStorage implements BlockStorage, EngineListener {
           `got ${bytes === undefined ? 'none' : `${bytes.length} of ${addressOf(bytes) === undefined ? 'other memory' : 'them'}`}`,
       );
     }
+  }
+}
+
+/** One that throws, though it must not, must end neither the others that are told of nor the process. */
+function tell(request: StorageRequest, error: StorageError | undefined): void {
+  try {
+    request.done(error);
+  } catch (thrown) {
+    process.emitWarning(thrown instanceof Error ? thrown : String(thrown));
   }
 }

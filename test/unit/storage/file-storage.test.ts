@@ -180,6 +180,32 @@ describe.each(WAYS)(
       await storage.close();
     });
 
+    test('a done() that throws ends neither the process nor another request', async () => {
+      using directory = scratch(place);
+      const storage = await open(image(directory.path, BYTES), { engine, atOnce });
+      const warnings: string[] = [];
+      const onWarning = (warning: Error) => warnings.push(warning.message);
+      process.on('warning', onWarning);
+      const buffer = taken(4096);
+      const ends = Array.from({ length: 3 }, (_, n) => {
+        const done = () => {
+          throw new Error(`done ${n} is broken`);
+        };
+        const bytes = n === 1 ? undefined : buffer;
+        const kind = n === 1 ? 'flush' : 'read';
+        const length = bytes?.length ?? 0;
+        storage.submit({ kind, offset: 0, length, bytes, durable: false, done });
+        return submitted(storage, { kind: 'read', bytes: buffer });
+      });
+      storage.kick();
+      expect(await Promise.all(ends)).toEqual([undefined, undefined, undefined]);
+      await storage.close();
+      await new Promise((resolve) => setImmediate(resolve));
+      process.off('warning', onWarning);
+      expect(warnings.sort()).toEqual([0, 1, 2].map((n) => `done ${n} is broken`));
+      pool.give(buffer);
+    });
+
     test('the event loop has its turns while requests beget requests', async () => {
       using directory = scratch(place);
       const storage = await open(image(directory.path, BYTES), { engine, atOnce });
