@@ -11,6 +11,7 @@ export interface Clock {
    * Sleeps on the event loop's thread, for microseconds: what a device that polls does between two
    * looks, so that the core it holds goes to whoever waits for it (the VMM, with the device's own
    * interrupt). On the system's clock it lasts the timer slack of the process longer.
+   * @throws RangeError beyond a millisecond: all else in the process stands still meanwhile
    */
   pause(ns: number): void;
 }
@@ -22,6 +23,8 @@ export interface Alarm {
 
 /** The longest delay of setTimeout, some 24 days. */
 const DELAY_NS_MAX = 0x7fff_ffff * 1e6;
+
+const PAUSE_NS_MAX = 1e6;
 
 /** What nobody ever wakes. */
 const sleeper = new Int32Array(new SharedArrayBuffer(4));
@@ -41,6 +44,7 @@ export const systemClock: Clock = {
     return { cancel: () => clearTimeout(timeout) };
   },
   pause(ns) {
+    checkPause(ns);
     Atomics.wait(sleeper, 0, 0, ns / 1e6);
   },
 };
@@ -67,7 +71,9 @@ export class ManualClock implements Clock {
   }
 
   /** Time stands still all the same. */
-  pause(): void {}
+  pause(ns: number): void {
+    checkPause(ns);
+  }
 
   /**
    * Moves time on, ringing every alarm on the way in order, those that are set meanwhile too.
@@ -99,5 +105,12 @@ function checkDelay(delayNs: number): void {
     throw new RangeError(
       `expected a delay from 0 to ${DELAY_NS_MAX} nanoseconds, got ${String(delayNs)}`,
     );
+  }
+}
+
+/** Written so that NaN fails too: it would be a pause without end. */
+function checkPause(ns: number): void {
+  if (!(ns >= 0 && ns <= PAUSE_NS_MAX)) {
+    throw new RangeError(`expected a pause of 0 to ${PAUSE_NS_MAX} nanoseconds, got ${String(ns)}`);
   }
 }
