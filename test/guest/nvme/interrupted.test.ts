@@ -94,8 +94,8 @@ describe('a guest that starts anew with I/O in flight', () => {
         head -c 20000 /dev/urandom > $at/file-$((n%50)); sync $at/file-$((n%50)); done; done
 END
       setsid bash /tmp/busy > /dev/null 2>&1 < /dev/null &
-      setsid ${load('/mnt/fio')} > /dev/null 2>&1 < /dev/null &
-      sleep 8; test -s /mnt/fio; test -s /mnt/file-1; pgrep fio > /dev/null`);
+      setsid ${load('/mnt/fio')} > /dev/null 2>&1 < /dev/null & fio=$!
+      sleep 8; test -s /mnt/fio; test -s /mnt/file-1; kill -0 $fio`);
   }
 
   it.each([
