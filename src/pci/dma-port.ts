@@ -9,7 +9,10 @@ export type Iova = number | bigint;
 
 export type DmaDirection = 'read' | 'write';
 
-/** Why the IOMMU refused; one reason a fault record. */
+/**
+ * Why the IOMMU refused; one reason a fault record. `memory-failed` is none of its refusals: memory did
+ * not answer, or found no moment, and a write of several pages may be there in part.
+ */
 export type FaultReason =
   | 'no-device-table-entry'
   | 'blocked-domain'
@@ -38,7 +41,7 @@ export interface DmaAccess {
  * fault record, and throws {@link DmaAbort} (the completer abort a real function would see).
  *
  * An access may start at any byte and have any length from 1 to {@link maxBytes}. It is refused
- * as a whole or done as a whole.
+ * as a whole or done as a whole, unless memory itself fails under it (`memory-failed`).
  */
 export interface DmaPort {
   readonly rid: RequesterId;
