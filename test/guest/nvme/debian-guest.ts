@@ -133,6 +133,12 @@ export class DebianGuest implements AsyncDisposable {
     return `/dev/${(await this.sh(script)).trim()}`;
   }
 
+  /** What its kernel has said of commands, disks, file systems and DMA that failed; empty where none did. */
+  kernelErrors(): Promise<string> {
+    const wrong = 'nvme.*(timeout|abort|is down|fail)|I/O error, dev|EXT4-fs error|fault from EP';
+    return this.sh(`dmesg | grep -E '${wrong}' || true`);
+  }
+
   /** @returns whether it went by itself */
   powerOff(): Promise<boolean> {
     return this.vm.powerOff(powerOffTimeoutMs);
