@@ -157,8 +157,10 @@ export class VirtioIommu extends VirtioFunction {
     const queue = this.queue('event');
     const reports = this.#reports.splice(0);
     try {
-      for (const report of reports) {
-        const chain = queue.take();
+      let chain: Chain | undefined;
+      for (const [n, report] of reports.entries()) {
+        // Where one found no buffer, those behind it find none either: each look is a turn to memory.
+        if (n === 0 || chain !== undefined) chain = queue.take();
         if (chain !== undefined && this.#fill(chain, report)) this.counters.reports++;
         else this.counters.reportsDropped++;
         if (chain !== undefined) queue.put(chain);

@@ -273,6 +273,22 @@ describe('the event queue', () => {
     expect(device.counters.reportsDropped).toBe(99);
   });
 
+  test('looks for a buffer once, however many reports find none', () => {
+    const { bench, ask, reach, reports, device } = setUp({ events: 0 });
+    ask(bytesOf.attach(1, first));
+    let accesses = 0;
+    const accessesFor = (faults: number) => {
+      for (let i = 0; i < faults; i++) expect(() => reach(0)).toThrow();
+      accesses = 0;
+      reports();
+      return accesses;
+    };
+    bench.between = () => accesses++;
+    const one = accessesFor(1);
+    expect(accessesFor(64)).toBe(one);
+    expect(device.counters).toMatchObject({ reports: 0, reportsDropped: 65 });
+  });
+
   test('does not split a report over buffers that are too small', () => {
     const { ask, driver, reach, reports, device } = setUp({ events: 0 });
     driver.eventQueue.add([], [{ address: 0x20000, length: 23 }]);
