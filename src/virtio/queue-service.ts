@@ -52,9 +52,7 @@ export class QueueService {
       try {
         work = this.#host.serve(this.#queue);
       } catch (error) {
-        this.#running = false;
-        if (!this.#ended) this.#queue.endService();
-        this.#host.broken(error);
+        this.#threw(error);
         return;
       }
       if (isThenable(work)) {
@@ -73,13 +71,22 @@ export class QueueService {
     try {
       await work;
     } catch (error) {
-      this.#running = false;
       if (this.#ended) throw error;
-      this.#queue.endService();
-      this.#host.broken(error);
+      this.#threw(error);
       return;
     }
     if (!this.#ended && this.#goOn()) this.#run();
+  }
+
+  /** A handler that met a void chain of another queue has lived on: what it left is served later. */
+  #threw(error: unknown): void {
+    this.#running = false;
+    const more = !this.#ended && this.#queue.endService();
+    this.#host.broken(error);
+    if (!more && !this.#again) return;
+    this.#host.later(() => {
+      if (!this.#ended) this.wake();
+    });
   }
 
   /** After the handler; false where it rests. */

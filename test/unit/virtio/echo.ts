@@ -34,7 +34,7 @@ export class Echo extends VirtioFunction {
   /** Instead of the echo. */
   onChain: ((chain: Chain, queue: Virtqueue) => void | Promise<void>) | undefined;
   /** Instead of all of that. */
-  onQueueOf: ((queue: Virtqueue) => void) | undefined;
+  onQueueOf: ((queue: Virtqueue) => void | Promise<void>) | undefined;
   calls = 0;
 
   protected override acceptFeatures(has: (feature: number) => boolean): boolean {

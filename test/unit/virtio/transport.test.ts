@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ManualClock, memoryBar, reg32 } from '../../../src/pci/index.ts';
 import { LiveConfigSpace } from '../../../src/vfio-user/live-config-space.ts';
-import { VirtioFunction } from '../../../src/virtio/index.ts';
+import { type Chain, VirtioFunction } from '../../../src/virtio/index.ts';
 import {
   ACCESS_PLATFORM,
   ACKNOWLEDGE,
@@ -534,6 +534,38 @@ describe('a handler', () => {
       await settled();
       expect(device.failed?.message).toBe('a bug');
       expect(link.read(0)).toBe(0xffff_ffff);
+    }
+  });
+
+  it('that meets a void chain of another queue is called again for what it has left', async () => {
+    for (const async of [false, true]) {
+      const features = [VERSION_1, RING_RESET, EVENT_IDX];
+      const { device, link } = bench(features);
+      const queue = new DriverQueue(link, { size: 8, features });
+      const later = new DriverQueue(link, { size: 8, features, index: 1, base: 4096 });
+      link.ready();
+      await settled();
+      ask(later);
+      later.kick();
+      link.write(Common.queueSelect, 1, 2);
+      link.write(Common.queueReset, 1, 2);
+      device.onQueueOf = (own) => {
+        const chain = own.take();
+        if (chain === undefined) return;
+        own.put(chain, 0);
+        if (!async) device.later.put(device.held[0] as Chain);
+        return Promise.resolve().then(() => device.later.put(device.held[0] as Chain));
+      };
+      for (let n = 0; n < 3; n++) ask(queue);
+      queue.kick();
+      for (let turn = 0; turn < 20; turn++) await settled();
+      expect(queue.reap()).toHaveLength(3);
+      expect(queue.mustNotify()).toBe(false);
+      ask(queue);
+      queue.kick();
+      for (let turn = 0; turn < 20; turn++) await settled();
+      expect(queue.reap()).toHaveLength(1);
+      expect(device.failed).toBeUndefined();
     }
   });
 
