@@ -27,6 +27,14 @@ const load = (file: string) =>
   `fio --name=load --filename=${file} --rw=randrw --bssplit=4k/60:64k/30:512k/10 --iodepth=32 --numjobs=2 ` +
   '--ioengine=libaio --direct=1 --size=64m --offset_increment=64m --time_based --runtime=600';
 
+async function expectWorking(): Promise<void> {
+  const file = await disk();
+  await guest.sh(`
+    head -c 1048576 /dev/urandom > /tmp/data
+    dd if=/tmp/data of=${file} bs=64k oflag=direct conv=fsync 2>/dev/null
+    dd if=${file} bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data`);
+}
+
 describe('with I/O in flight', () => {
   it('the driver is unbound and bound again: what was under way fails, nothing hangs, and all works', async () => {
     for (let n = 0; n < 3; n++) {
@@ -40,11 +48,7 @@ describe('with I/O in flight', () => {
         test ! -e ${secondDevice}/nvme; echo ${second} > ${driver}/bind`);
       expect(said).toBe('fio ended\n');
     }
-    const again = await disk();
-    await guest.sh(`
-      head -c 1048576 /dev/urandom > /tmp/data
-      dd if=/tmp/data of=${again} bs=64k oflag=direct conv=fsync 2>/dev/null
-      dd if=${again} bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data`);
+    await expectWorking();
   });
 
   it('the function is taken out and found again by a scan of the bus', async () => {
@@ -56,8 +60,7 @@ describe('with I/O in flight', () => {
       wait $fio && echo 'fio went on' || echo 'fio ended'
       test ! -e ${secondDevice}; echo 1 > /sys/bus/pci/rescan`);
     expect(said).toBe('fio ended\n');
-    const again = await disk();
-    await guest.sh(`dd if=${again} bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data`);
+    await expectWorking();
   });
 
   it('the function is reset (FLR): the driver recovers, and the I/O comes to a good end', async () => {
@@ -88,7 +91,7 @@ describe('a guest that starts anew with I/O in flight', () => {
   async function writes(generation: string): Promise<void> {
     await guest.sh(`
       mkdir -p /mnt; mount ${await disk()} /mnt; df /mnt | grep -q /mnt
-      echo ${generation} | tee /root/generation > /mnt/generation; sync /root/generation /mnt/generation
+      echo '${generation}' | tee /root/generation > /mnt/generation; sync /root/generation /mnt/generation
       cat > /tmp/busy << 'END'
       n=0; while :; do n=$((n+1)); for at in /root /mnt; do
         head -c 20000 /dev/urandom > $at/file-$((n%50)); sync $at/file-$((n%50)); done; done
