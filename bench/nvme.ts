@@ -165,10 +165,10 @@ export async function benchNvme(
       ? []
       : [{ name: 'spdk' as const, guest: plain, device: plain.disks[2] as string, target }]),
   ];
-  const idleCpuShare = await idleShares(guests);
 
   const rounds = quick ? QUICK_ROUNDS : ROUNDS;
   const loads: number[] = [];
+  let idleCpuShare: Record<string, number> = {};
   const run = async (place: DiskPlace, workload: WorkloadName) => {
     const times = quick || loads.length === 1 ? QUICK_TIMES : TIMES;
     const figure = await untilAborted(signal, measure(place, WORKLOADS[workload], times));
@@ -181,7 +181,9 @@ export async function benchNvme(
       places.map((place) => [`${workload} ${place.name}`, () => run(place, workload)]),
     ),
   );
-  const measured = await interleaved(rounds, runs, (round) => {
+  const measured = await interleaved(rounds, runs, async (round) => {
+    // Not before: what a boot leaves to be written is done by then.
+    if (round === 1) idleCpuShare = await idleShares(guests);
     loads.push(rounded(loadavg()[0] ?? 0));
     say(round === 0 ? 'to warm up' : `round ${round} of ${rounds}, load ${loads.at(-1)}`);
   });
