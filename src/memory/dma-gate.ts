@@ -66,7 +66,19 @@
  *   (fuse-connection.ts, MAX_BACKGROUND). Where it is full, io_submit waits, with the inode lock in
  *   hand for a write; whoever it waits for waits for the controller alone, which waits for nobody.
  *
- * What this rests on: of Linux, parts of fs/fuse/file.c were read; fs/fuse/dev.c, mm/filemap.c
+ * ## Writes that need no drop
+ *
+ * A page that was dropped for a DMA write is out of the cache until the next READ of it, and the counters
+ * tell whether there was one (dropped-pages.ts). A batch of writes to such pages goes in one message:
+ * one write to the RAM file's *scatter file*, which has no cache, with all bytes; which of them go where
+ * is in the entries. The controller looks at each entry's sum as it does for a WRITE of its own, and on the
+ * same thread: equal, and no READ of the range was answered since the drop, so no page of it is in the
+ * cache, and one whose READ waits is filled with the new bytes. No store can be lost, for there was
+ * nothing to store to; and no write-back is on its way, since the drop waited for those (and what is
+ * out of the cache cannot become dirty). A device whose buffers the guest does not look at, or has not
+ * looked at yet, pays for the bytes alone.
+ *
+ * What all this rests on: of Linux, parts of fs/fuse/file.c were read; fs/fuse/dev.c, mm/filemap.c
  * (generic_file_direct_write), fs/aio.c and what changed in any of them between 6.1 and 6.18 are known
  * from excerpts. It was tortured on 6.18 alone. Before 6.16 a write-back copies its pages and it is
  * fuse_sync_writes that waits for it, and before 6.7 each completion wakes io_getevents: that changes
@@ -112,12 +124,14 @@ const LENGTH = 2;
 const SLOT = 3;
 const FILLS_EXPECTED = 4;
 const OUTCOME = 5;
+const PLACE = 6;
 const HEADER_BYTES = PAGE_BYTES;
 const HEADER_WORDS = HEADER_BYTES / Uint32Array.BYTES_PER_ELEMENT;
 
 export class DmaGate {
   readonly #words: Uint32Array;
-  readonly #fills: Uint32Array;
+  /** Cache fills of each page, as the controller counts them. */
+  readonly fills: Uint32Array;
   /** The controller's side: requests come in the order of their entries, nearly always. */
   #next = 0;
 
@@ -128,7 +142,7 @@ export class DmaGate {
   constructor(address: number, memoryBytes: number) {
     const bytes = viewOfAddress(address, DmaGate.bytesFor(memoryBytes));
     this.#words = new Uint32Array(bytes.buffer, bytes.byteOffset, HEADER_WORDS);
-    this.#fills = new Uint32Array(
+    this.fills = new Uint32Array(
       bytes.buffer,
       bytes.byteOffset + HEADER_BYTES,
       memoryBytes / PAGE_BYTES,
@@ -144,6 +158,29 @@ export class DmaGate {
    * once {@link open} names it; entries that are open at the same time must not overlap.
    */
   ask(index: number, slot: number, offset: number, length: number): void {
+    this.#ask(index, slot, offset, length, this.#fillsOf(offset, length));
+  }
+
+  /**
+   * The device's side: as {@link ask}, for pages that are out of the cache as long as the sum of their
+   * fills is `expected`. The bytes are the message's from `place` on (SealedFile.dmaScatter).
+   */
+  askDropped(
+    index: number,
+    slot: number,
+    range: { readonly offset: number; readonly length: number; readonly place: number },
+    expected: number,
+  ): void {
+    this.#ask(index, slot, range.offset, range.length, expected);
+    this.#words[ENTRIES_AT + index * ENTRY_WORDS + PLACE] = range.place;
+  }
+
+  /** The device's side: the sum of fills that an entry was asked with. */
+  expected(index: number): number {
+    return this.#words[ENTRIES_AT + index * ENTRY_WORDS + FILLS_EXPECTED] ?? 0;
+  }
+
+  #ask(index: number, slot: number, offset: number, length: number, expected: number): void {
     const at = ENTRIES_AT + index * ENTRY_WORDS;
     const words = this.#words;
     words[at + OFFSET] = offset;
@@ -151,7 +188,7 @@ export class DmaGate {
     words[at + LENGTH] = length;
     words[at + SLOT] = slot;
     words[at + OUTCOME] = GateOutcome.none;
-    words[at + FILLS_EXPECTED] = this.#fillsOf(offset, length);
+    words[at + FILLS_EXPECTED] = expected;
   }
 
   /** The device's side: the first `count` entries are asked for; 0 withdraws them all. */
@@ -164,18 +201,32 @@ export class DmaGate {
     return this.#words[ENTRIES_AT + index * ENTRY_WORDS + OUTCOME] ?? GateOutcome.none;
   }
 
+  /** The controller's side: how many entries are asked for. */
+  get count(): number {
+    // The page is shared: its count is only as good as who wrote it.
+    return Math.min(this.#words[COUNT] ?? 0, GATE_ENTRIES);
+  }
+
+  /** The controller's side: an entry's range, and where its bytes lie in a message of many. */
+  offset(index: number): number {
+    const at = ENTRIES_AT + index * ENTRY_WORDS;
+    return (this.#words[at + OFFSET] ?? 0) + (this.#words[at + OFFSET_HIGH] ?? 0) * 2 ** 32;
+  }
+
+  length(index: number): number {
+    return this.#words[ENTRIES_AT + index * ENTRY_WORDS + LENGTH] ?? 0;
+  }
+
+  place(index: number): number {
+    return this.#words[ENTRIES_AT + index * ENTRY_WORDS + PLACE] ?? 0;
+  }
+
   /** The controller's side: the entry that a direct request is for, or -1 where none asks for it. */
   find(offset: number, length: number): number {
-    const words = this.#words;
-    // The page is shared: its count is only as good as who wrote it.
-    const count = Math.min(words[COUNT] ?? 0, GATE_ENTRIES);
+    const { count } = this;
     for (let turn = 0, index = this.#next; turn < count; turn++, index++) {
       if (index >= count) index = 0;
-      const at = ENTRIES_AT + index * ENTRY_WORDS;
-      if (
-        words[at + LENGTH] === length &&
-        (words[at + OFFSET] ?? 0) + (words[at + OFFSET_HIGH] ?? 0) * 2 ** 32 === offset
-      ) {
+      if (this.length(index) === length && this.offset(index) === offset) {
         this.#next = index + 1;
         return index;
       }
@@ -202,7 +253,7 @@ export class DmaGate {
   filled(offset: number, length: number): void {
     const last = Math.floor((offset + length - 1) / PAGE_BYTES);
     for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) {
-      this.#fills[page] = (this.#fills[page] ?? 0) + 1;
+      this.fills[page] = (this.fills[page] ?? 0) + 1;
     }
   }
 
@@ -210,7 +261,7 @@ export class DmaGate {
     const last = Math.floor((offset + length - 1) / PAGE_BYTES);
     let sum = 0;
     for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) {
-      sum = (sum + (this.#fills[page] ?? 0)) >>> 0;
+      sum = (sum + (this.fills[page] ?? 0)) >>> 0;
     }
     return sum;
   }

@@ -108,7 +108,7 @@ export class MemoryController {
   /** Makes one VM's RAM file; see SealedRam, which calls this. */
   createMemory(
     options: Omit<Extract<ControllerRequest, { op: 'create-memory' }>, 'op'>,
-  ): Promise<{ readonly path: string }> {
+  ): Promise<ControllerAnswers['create-memory']> {
     return this.#ask({ op: 'create-memory', ...options });
   }
 

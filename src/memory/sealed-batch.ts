@@ -39,15 +39,25 @@ type Direction = 'read' | 'write';
  * The bytes go through an arena of the go's own. A go that is given up (a controller that somebody
  * stopped) leaves its requests to the kernel, and what they still do must meet nobody's array.
  *
+ * Writes to pages that are out of the cache need not even that: their bytes go in one message, and
+ * the rest of the go follows (dma-gate.ts).
+ *
  * Where the kernel has no AIO to give, all goes one by one; that is told once.
  */
 export class SealedBatch {
   readonly #port: SealedPort;
+  readonly #scatter: () => number;
   readonly #onFallback: (why: string) => void;
   readonly #newQueue: () => AioQueue;
   readonly #answerMsMax: number;
   #told = false;
-  readonly counters: SealedBatchCounters = { goes: 0, together: 0, alone: 0, fallbacks: 0 };
+  readonly counters: SealedBatchCounters = {
+    goes: 0,
+    scattered: 0,
+    together: 0,
+    alone: 0,
+    fallbacks: 0,
+  };
   #queue: AioQueue | undefined;
   #queueWanted = true;
   #arenaAt = 0;
@@ -63,6 +73,11 @@ export class SealedBatch {
   readonly #failure: (MemoryError | undefined)[] = new Array(GATE_ENTRIES).fill(undefined);
   /** Those that are still to be done. */
   readonly #pending = new Uint8Array(GATE_ENTRIES);
+  /** Those of one message. */
+  readonly #asked = new Uint8Array(GATE_ENTRIES);
+  /** Those that are not for it. */
+  readonly #others = new Uint8Array(GATE_ENTRIES);
+  readonly #range = { offset: 0, length: 0, place: 0 };
 
   /** What of which run is in which request. */
   #parts = 0;
@@ -72,8 +87,10 @@ export class SealedBatch {
   readonly #partPlace = new Uint32Array(PARTS_MAX);
   readonly #partEntry = new Uint8Array(PARTS_MAX);
 
+  /** @param scatter the RAM file's scatter file; throws MemoryError once it is closed. */
   constructor(
     port: SealedPort,
+    scatter: () => number,
     {
       onFallback = () => {},
       answerMsMax = ANSWER_MS_MAX,
@@ -81,6 +98,7 @@ export class SealedBatch {
     }: SealedBatchOptions = {},
   ) {
     this.#port = port;
+    this.#scatter = scatter;
     this.#newQueue = newQueue;
     this.#onFallback = onFallback;
     this.#answerMsMax = answerMsMax;
@@ -130,6 +148,7 @@ export class SealedBatch {
       let pending = entries;
       this.counters.goes++;
       const deadline = performance.now() + WRITE_MS_MAX;
+      if (direction === 'write') pending = this.#scattered(pending);
       // A lone request is cheaper by itself.
       for (let round = 0; pending > 1 && round < ROUNDS_MAX; round++) {
         const left = this.#together(direction, pending);
@@ -191,13 +210,68 @@ export class SealedBatch {
   }
 
   /**
+   * Writes to pages that are out of the cache, in one message.
+   * @returns how many of the first `pending` are left to be done
+   */
+  #scattered(pending: number): number {
+    const { gate, dropped } = this.#port;
+    const asked = this.#asked;
+    const others = this.#others;
+    let count = 0;
+    let left = 0;
+    let end = 0;
+    for (let i = 0; i < pending; i++) {
+      const entry = this.#pending[i] ?? 0;
+      const range = this.#range;
+      range.offset = this.#offset[entry] ?? 0;
+      range.length = this.#length[entry] ?? 0;
+      range.place = this.#place[entry] ?? 0;
+      const expected = dropped.expected(range.offset, range.length);
+      if (expected === undefined) {
+        others[left++] = entry;
+        continue;
+      }
+      gate.askDropped(count, this.#slot[entry] ?? 0, range, expected);
+      asked[count++] = entry;
+      end = Math.max(end, range.place + range.length);
+    }
+    // A lone request is cheaper by itself, and there it drops nothing either.
+    if (count === 0 || pending === 1) return pending;
+    const queue = this.#openQueue();
+    const fd = this.#scatterFd();
+    if (queue === undefined || fd === undefined) return pending;
+    queue.prepare(0, 'write', fd, 0, this.#arenaAt, end);
+    gate.open(count);
+    const sent = this.#send(queue, 1);
+    const unanswered = sent === 0 ? undefined : this.#unanswered(queue, sent);
+    gate.open(0);
+    if (sent === 0) return pending;
+    if (unanswered !== undefined) {
+      this.#lost(unanswered);
+      return 0;
+    }
+    const result = queue.result(0);
+    const error = result < 0 ? new SystemError('write', -result) : undefined;
+    this.counters.scattered += count;
+    for (let i = 0; i < count; i++) {
+      const entry = asked[i] ?? 0;
+      const outcome = gate.outcome(i);
+      if (outcome === GateOutcome.done) continue;
+      if (outcome === GateOutcome.refilled) others[left++] = entry;
+      else this.#failure[entry] = this.#port.failure(i, error);
+    }
+    this.#pending.set(others.subarray(0, left));
+    return left;
+  }
+
+  /**
    * Sends the first `pending` of what is to be done at once, and waits for it.
    * @returns how many are left to be done, or undefined where they cannot be sent together.
    */
   #together(direction: Direction, pending: number): number | undefined {
     const queue = this.#openQueue();
     if (queue === undefined) return undefined;
-    const { gate } = this.#port;
+    const { gate, dropped } = this.#port;
     const fd = this.#fd();
     if (fd === undefined) return 0;
     for (let i = 0; i < pending; i++) {
@@ -206,17 +280,21 @@ export class SealedBatch {
       const length = this.#length[entry] ?? 0;
       // Else each request's own write-back would be waited for before the next request is sent.
       startWriteBack(fd, offset, length);
+      if (direction === 'write') dropped.forget(offset, length);
       gate.ask(i, this.#slot[entry] ?? 0, offset, length);
       queue.prepare(i, direction, fd, offset, this.#arenaAt + (this.#place[entry] ?? 0), length);
     }
     gate.open(pending);
     const sent = this.#send(queue, pending);
-    if (sent === 0) return undefined;
+    this.counters.together += sent;
+    if (sent === 0) {
+      gate.open(0);
+      return undefined;
+    }
     const unanswered = this.#unanswered(queue, sent);
     gate.open(0);
     if (unanswered !== undefined) {
-      this.#port.giveUp(`expected the memory controller to answer, got ${unanswered}`);
-      this.#fd();
+      this.#lost(unanswered);
       return 0;
     }
     let left = 0;
@@ -237,7 +315,6 @@ export class SealedBatch {
       if (!(error instanceof SystemError)) throw error;
       this.#tell(error);
     }
-    this.counters.together += sent;
     return sent;
   }
 
@@ -252,11 +329,23 @@ export class SealedBatch {
     }
   }
 
+  /** Something is under way that nobody waits for any more. */
+  #lost(why: string): void {
+    this.#port.giveUp(`expected the memory controller to answer, got ${why}`);
+    this.#fd();
+  }
+
   /** Whether an entry that was entry `index` of the gate is over: done, or failed for good. */
   #settled(direction: Direction, index: number, entry: number, result: number): boolean {
     const length = this.#length[entry] ?? 0;
-    const outcome = this.#port.gate.outcome(index);
-    if (result === length && outcome === GateOutcome.done) return true;
+    const { gate, dropped } = this.#port;
+    const outcome = gate.outcome(index);
+    if (result === length && outcome === GateOutcome.done) {
+      if (direction === 'write') {
+        dropped.note(this.#offset[entry] ?? 0, length, gate.expected(index));
+      }
+      return true;
+    }
     if (direction === 'write' && mayTryAgain(result, length, outcome)) return false;
     const error = result < 0 ? new SystemError(direction, -result) : undefined;
     this.#failure[entry] = this.#port.failure(index, error);
@@ -303,6 +392,10 @@ export class SealedBatch {
     }
   }
 
+  #scatterFd(): number | undefined {
+    return this.#fd() === undefined ? undefined : this.#scatter();
+  }
+
   #openQueue(): AioQueue | undefined {
     if (this.#queue !== undefined || !this.#queueWanted) return this.#queue;
     try {
@@ -337,6 +430,8 @@ export class SealedBatch {
 /** What the device's process did in batches. */
 export interface SealedBatchCounters {
   goes: number;
+  /** Writes that went in one message, as their pages were out of the cache. */
+  scattered: number;
   /** Requests that were sent together with others of their go; a retry is one more. */
   together: number;
   /** Requests that were sent alone: the only one of a go, the last after refills, or no queue. */

@@ -2,6 +2,7 @@ import { pread, pwrite } from '../ffi/file-io.ts';
 import { SystemError } from '../ffi/system-error.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import { type DmaGate, GateOutcome } from './dma-gate.ts';
+import { DroppedPages } from './dropped-pages.ts';
 import { EAGAIN } from './fuse/errno.ts';
 import { MemoryError } from './guest-memory.ts';
 
@@ -27,6 +28,7 @@ const PAGE_BYTES = 4096;
  */
 export class SealedPort {
   readonly gate: DmaGate;
+  readonly dropped: DroppedPages;
   /** Size of the RAM file. */
   readonly bytes: number;
   readonly #descriptor: () => number;
@@ -36,6 +38,7 @@ export class SealedPort {
   constructor(descriptor: () => number, gate: DmaGate, bytes: number) {
     this.#descriptor = descriptor;
     this.gate = gate;
+    this.dropped = new DroppedPages(gate.fills);
     this.bytes = bytes;
   }
 
@@ -104,15 +107,19 @@ export class SealedPort {
     tries: number,
     deadline: number,
   ): boolean {
-    const { fd, gate } = this;
+    const { fd, gate, dropped } = this;
     for (let done = 0; done < tries; done++) {
       if (done > 0 && performance.now() > deadline) return false;
+      dropped.forget(offset, part.length);
       gate.ask(0, slot, offset, part.length);
       gate.open(1);
       const result = pwrite(fd, part, offset);
       gate.open(0);
       const outcome = gate.outcome(0);
-      if (result === part.length && outcome === GateOutcome.done) return true;
+      if (result === part.length && outcome === GateOutcome.done) {
+        dropped.note(offset, part.length, gate.expected(0));
+        return true;
+      }
       if (!mayTryAgain(result, part.length, outcome)) {
         throw this.failure(0, result < 0 ? new SystemError('pwrite', -result) : undefined);
       }

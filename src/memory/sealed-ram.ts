@@ -57,11 +57,12 @@ export class SealedRam {
   readonly #mappings: Mappings;
   /** Undefined once closed: the number may be another file's by then. */
   #fd: number | undefined;
+  #scatter: number | undefined;
 
   private constructor(
     controller: MemoryController,
     options: SealedRamOptions,
-    path: string,
+    { path, scatter }: { readonly path: string; readonly scatter: string },
     mappings: Mappings,
   ) {
     this.#controller = controller;
@@ -71,12 +72,13 @@ export class SealedRam {
     this.#mappings = mappings;
     const gate = new DmaGate(mappings.gateAt, options.bytes);
     this.#port = new SealedPort(() => this.#descriptor(), gate, options.bytes);
-    this.#batch = new SealedBatch(this.#port, {
+    this.#batch = new SealedBatch(this.#port, () => this.#open(this.#scatter), {
       ...options,
       onFallback: (why) => controller.report(why),
     });
     this.#dram = viewOfAddress(mappings.dramAt, options.bytes);
     this.#fd = openSync(path, constants.O_RDWR | constants.O_DIRECT);
+    this.#scatter = openSync(scatter, constants.O_WRONLY | constants.O_DIRECT);
   }
 
   /** @throws MemoryError where the controller refuses; RangeError for a size not in whole pages. */
@@ -91,7 +93,7 @@ export class SealedRam {
       const gateBytes = DmaGate.bytesFor(bytes);
       ftruncateSync(dram, bytes);
       ftruncateSync(gate, gateBytes);
-      const { path } = await controller.createMemory({
+      const paths = await controller.createMemory({
         name,
         vm,
         slot,
@@ -101,7 +103,7 @@ export class SealedRam {
       });
       const gateAt = mmap(0, gateBytes, PROT_READ | PROT_WRITE, MAP_SHARED, gate, 0);
       const dramAt = mmap(0, bytes, PROT_READ, MAP_SHARED, dram, 0);
-      return new SealedRam(controller, options, path, { gateAt, dramAt });
+      return new SealedRam(controller, options, paths, { gateAt, dramAt });
     } finally {
       close(dram);
       close(gate);
@@ -139,25 +141,32 @@ export class SealedRam {
 
   /** Gives up the DMA port and DRAM: a DMA fails from here on. The file stays until its controller stops. */
   close(): void {
-    const fd = this.#fd;
-    if (fd === undefined) return;
+    const descriptors = [this.#fd, this.#scatter].filter((fd) => fd !== undefined);
+    if (descriptors.length === 0) return;
     this.#fd = undefined;
+    this.#scatter = undefined;
     this.#batch.close();
     // Views of both were handed out, so the addresses stay taken; the memory behind them goes.
     const { gateAt, dramAt } = this.#mappings;
     const nothing = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     mmap(dramAt, this.bytes, PROT_READ, nothing);
     mmap(gateAt, DmaGate.bytesFor(this.bytes), PROT_READ | PROT_WRITE, nothing);
-    try {
-      closeSync(fd);
-    } catch (error) {
-      // A controller that is gone cannot flush; the descriptor is closed all the same (close(2)).
-      if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error;
+    for (const fd of descriptors) {
+      try {
+        closeSync(fd);
+      } catch (error) {
+        // A controller that is gone cannot flush; the descriptor is closed all the same (close(2)).
+        if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error;
+      }
     }
   }
 
   #descriptor(): number {
-    if (this.#fd !== undefined) return this.#fd;
+    return this.#open(this.#fd);
+  }
+
+  #open(fd: number | undefined): number {
+    if (fd !== undefined) return fd;
     throw new MemoryError(`expected sealed RAM that is open, got ${this.name}, which is closed`);
   }
 }

@@ -10,7 +10,7 @@ import { FuseConnection } from '../fuse/fuse-connection.ts';
 import type { FuseMount } from '../fuse/fuse-mount.ts';
 import { Dram } from './dram.ts';
 import type { ControllerAnswers, ControllerRequest } from './messages.ts';
-import { RamFileSystem } from './ram-file-system.ts';
+import { RamFileSystem, scatterName } from './ram-file-system.ts';
 import { SealedFile, type SlotCiphers } from './sealed-file.ts';
 
 /**
@@ -67,7 +67,9 @@ export class Controller implements SlotCiphers {
     this.#keys.close();
   }
 
-  #createMemory(request: Extract<ControllerRequest, { op: 'create-memory' }>): { path: string } {
+  #createMemory(
+    request: Extract<ControllerRequest, { op: 'create-memory' }>,
+  ): ControllerAnswers['create-memory'] {
     const { name, bytes } = request;
     if (!/^[a-z0-9-]{1,64}$/.test(name)) {
       throw new Error(`expected a RAM file's name of a-z, 0-9 and -, got ${JSON.stringify(name)}`);
@@ -81,7 +83,8 @@ export class Controller implements SlotCiphers {
     const file = new SealedFile(vmId(request.vm), keySlot(request.slot), dram, gate, this);
     this.#fileSystem.add(name, file);
     this.#files.set(name, file);
-    return { path: join(this.#mount.directory, name) };
+    const { directory } = this.#mount;
+    return { path: join(directory, name), scatter: join(directory, scatterName(name)) };
   }
 
   #generateKey(request: Extract<ControllerRequest, { op: 'generate-key' }>): SlotDescription {

@@ -27,7 +27,8 @@ export type ControllerRequest =
 
 /** What each request answers. Descriptions and counts: a key is in none of them. */
 export interface ControllerAnswers {
-  'create-memory': { readonly path: string };
+  /** The RAM file, and the file for messages of many DMA writes to it. */
+  'create-memory': { readonly path: string; readonly scatter: string };
   'generate-key': SlotDescription;
   'revoke-key': SlotDescription;
   'destroy-key': SlotDescription;

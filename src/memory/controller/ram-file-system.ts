@@ -4,6 +4,7 @@ import {
   direntBytes,
   ENTRY_OUT_BYTES,
   FATTR_SIZE,
+  FOPEN_DIRECT_IO,
   FOPEN_KEEP_CACHE,
   IN_HEADER_BYTES,
   IO_LOCKOWNER,
@@ -17,7 +18,11 @@ import {
   WRITE_CACHE,
 } from '../fuse/abi.ts';
 import { EBUSY, EINVAL, EIO, ENOENT, ENOSYS, ENOTDIR, EPERM } from '../fuse/errno.ts';
-import type { FuseFileSystem, FuseRequest } from '../fuse/fuse-connection.ts';
+import {
+  type FuseFileSystem,
+  type FuseRequest,
+  MAX_TRANSFER_BYTES,
+} from '../fuse/fuse-connection.ts';
 import type { SealedFile } from './sealed-file.ts';
 
 /** Attributes never change by themselves: seconds for which the kernel need not ask again. */
@@ -29,13 +34,23 @@ const DT_DIR = 4;
 
 const CPU_HANDLE = 1;
 const DMA_HANDLE = 2;
+const SCATTER_HANDLE = 3;
 
 interface Entry {
   readonly node: number;
   readonly name: string;
   readonly file: SealedFile;
+  /** What its bytes are: those of the RAM file, or messages of many DMA writes to it. */
+  readonly holds: 'memory' | 'scatter';
+  /** Its size: of a scatter file that of the longest message, for the kernel waits at its end. */
+  readonly bytes: number;
   /** One opener at a time has the DMA port: the gate's entries are one process's. */
   dmaOpen: boolean;
+}
+
+/** The scatter file of a RAM file: what is written to it are the bytes of many DMA writes. */
+export function scatterName(name: string): string {
+  return `${name}.scatter`;
 }
 
 /**
@@ -59,8 +74,14 @@ export class RamFileSystem implements FuseFileSystem {
     if (this.#entries.some((entry) => entry.name === name)) {
       throw new Error(`expected a new RAM file, got a second ${name}`);
     }
+    this.#add(name, file, 'memory');
+    this.#add(scatterName(name), file, 'scatter');
+  }
+
+  #add(name: string, file: SealedFile, holds: Entry['holds']): void {
     const node = ROOT_NODE + 1 + this.#entries.length;
-    this.#entries.push({ node, name, file, dmaOpen: false });
+    const bytes = holds === 'memory' ? file.bytes : MAX_TRANSFER_BYTES;
+    this.#entries.push({ node, name, file, holds, bytes, dmaOpen: false });
   }
 
   read(
@@ -72,7 +93,7 @@ export class RamFileSystem implements FuseFileSystem {
     flags: number,
   ): number {
     const entry = this.#entry(node);
-    if (entry === undefined) return -EIO;
+    if (entry === undefined || entry.holds === 'scatter') return -EIO;
     if (handle === DMA_HANDLE && (flags & IO_LOCKOWNER) !== 0)
       return entry.file.dmaRead(offset, length, into);
     return entry.file.fill(offset, length, into);
@@ -88,6 +109,7 @@ export class RamFileSystem implements FuseFileSystem {
   ): number {
     const entry = this.#entry(node);
     if (entry === undefined) return -EIO;
+    if (entry.holds === 'scatter') return offset === 0 ? entry.file.dmaScatter(length, from) : -EIO;
     if ((flags & WRITE_CACHE) !== 0) return entry.file.writeBack(offset, length, from);
     if (handle === DMA_HANDLE) {
       return (flags & IO_LOCKOWNER) !== 0
@@ -164,7 +186,7 @@ export class RamFileSystem implements FuseFileSystem {
     const valid = request.bytes.getUint32(IN_HEADER_BYTES, true);
     if ((valid & FATTR_SIZE) !== 0) {
       const size = Number(request.bytes.getBigUint64(IN_HEADER_BYTES + 16, true));
-      if (entry === undefined || size !== entry.file.bytes) return -EPERM;
+      if (entry === undefined || size !== entry.bytes) return -EPERM;
     }
     return this.#attributes(request.node, answer);
   }
@@ -173,26 +195,28 @@ export class RamFileSystem implements FuseFileSystem {
     const owner = { uid: this.#uid, gid: this.#gid };
     return entry === undefined
       ? { node: ROOT_NODE, bytes: 0, mode: DIRECTORY_MODE, ...owner }
-      : { node: entry.node, bytes: entry.file.bytes, mode: FILE_MODE, ...owner };
+      : { node: entry.node, bytes: entry.bytes, mode: FILE_MODE, ...owner };
   }
 
   #open(request: FuseRequest, answer: DataView): number {
     const entry = this.#entry(request.node);
     if (entry === undefined) return -ENOENT;
+    const scatter = entry.holds === 'scatter';
     const flags = request.bytes.getUint32(IN_HEADER_BYTES, true);
-    const dma = (flags & constants.O_DIRECT) !== 0;
+    const dma = scatter || (flags & constants.O_DIRECT) !== 0;
     if (dma && entry.dmaOpen) return -EBUSY;
     if (dma) entry.dmaOpen = true;
-    answer.setBigUint64(0, BigInt(dma ? DMA_HANDLE : CPU_HANDLE), true);
-    // Another opener must not drop what the CPU has cached.
-    answer.setUint32(8, FOPEN_KEEP_CACHE, true);
+    const handle = scatter ? SCATTER_HANDLE : dma ? DMA_HANDLE : CPU_HANDLE;
+    answer.setBigUint64(0, BigInt(handle), true);
+    // Another opener must not drop what the CPU has cached; messages are not for any cache.
+    answer.setUint32(8, scatter ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE, true);
     return OPEN_OUT_BYTES;
   }
 
   #release(request: FuseRequest): number {
     const entry = this.#entry(request.node);
     const handle = Number(request.bytes.getBigUint64(IN_HEADER_BYTES, true));
-    if (entry !== undefined && handle === DMA_HANDLE) entry.dmaOpen = false;
+    if (entry !== undefined && handle !== CPU_HANDLE) entry.dmaOpen = false;
     return 0;
   }
 

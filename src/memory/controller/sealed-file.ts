@@ -15,6 +15,8 @@ export interface SealedFileCounters {
   writtenBackPages: number;
   dmaReads: number;
   dmaWrites: number;
+  /** Messages of many DMA writes to pages out of the cache; the writes count as dmaWrites. */
+  dmaScatters: number;
   /** DMA writes that met a refill and were told to try again. */
   dmaRetries: number;
   /** Accesses refused because their slot's key may not be used. */
@@ -42,6 +44,7 @@ export class SealedFile {
     writtenBackPages: 0,
     dmaReads: 0,
     dmaWrites: 0,
+    dmaScatters: 0,
     dmaRetries: 0,
     slotRefusals: 0,
   };
@@ -99,7 +102,28 @@ export class SealedFile {
 
   dmaWrite(offset: number, length: number, from: number): number {
     const entry = this.#gate.find(offset, length);
-    if (entry < 0 || offset + length > this.bytes) return -EIO;
+    return entry < 0 ? -EIO : this.#dmaWrite(entry, offset, length, from);
+  }
+
+  /**
+   * Every entry of the gate, a write whose bytes are in the message from its place on: the pages are
+   * out of the cache, or it is `refilled` (dma-gate.ts). What became of each is in its outcome.
+   */
+  dmaScatter(length: number, from: number): number {
+    const gate = this.#gate;
+    const { count } = gate;
+    for (let entry = 0; entry < count; entry++) {
+      const bytes = gate.length(entry);
+      const place = gate.place(entry);
+      if (bytes < 1 || place + bytes > length) return -EIO;
+      this.#dmaWrite(entry, gate.offset(entry), bytes, from + place);
+    }
+    this.counters.dmaScatters++;
+    return length;
+  }
+
+  #dmaWrite(entry: number, offset: number, length: number, from: number): number {
+    if (offset + length > this.bytes) return -EIO;
     const cipher = this.#ciphers.cipher(this.#gate.slot(entry), this.vm);
     if (cipher === undefined) return this.#refuseDma(entry);
     if (!this.#gate.undisturbed(entry, offset, length)) {

@@ -48,6 +48,7 @@ export const InitFlag = {
 } as const;
 
 /** OPEN answers: keep what the page cache holds of the file. */
+export const FOPEN_DIRECT_IO = 1 << 0;
 export const FOPEN_KEEP_CACHE = 1 << 1;
 /** WRITE flag: a write-back of the page cache; its file handle may be any of the file's. */
 export const WRITE_CACHE = 1 << 0;
