@@ -161,6 +161,7 @@ export class Nvme extends PciFunction {
         return it.bar0.configuration.completionEntry;
       },
       useShadow: (shadow, events) => this.#useShadow(shadow, events),
+      postHeld: (queue) => this.#worker.postHeld(queue),
       queueMade: (queue) => this.#enterShadow(queue),
       failed: (error) => this.start(Promise.reject(error)),
     });

@@ -25,6 +25,8 @@ export interface QueueCommandsHost {
   readonly shadowDoorbells: boolean;
   /** Of the commands under way, what makes a batch of completions. */
   readonly batchShare: number;
+  /** Posts what a completion queue holds without waiting for more, as far as it has room. */
+  postHeld(queue: CompletionQueue): void;
   /** A queue was made: shadow doorbells are told of it. */
   queueMade(queue: number): void;
   /** The host has asked for shadow doorbells; false where the buffers cannot be reached. */
@@ -117,7 +119,9 @@ export class QueueCommands {
 
   /**
    * §5.6. Entries that were not taken are dropped. Commands that wait for memory are aborted; the
-   * others end in their own way, and only then does the deletion: nothing of the queue comes after it.
+   * others end in their own way, and only then does the deletion, when their completions are in host
+   * memory: nothing of the queue comes after it. Where the host has left no room for them it deletes
+   * the queue without having seen them end, and they are dropped, for it may never make room.
    */
   #deleteSubmission(command: Command): AdminAnswer {
     const { queues, io } = this.#host;
@@ -131,6 +135,8 @@ export class QueueCommands {
     const end = () => {
       if (gone) return;
       gone = true;
+      this.#host.postHeld(queue.completions);
+      queue.completions.drop(id);
       queues.removeSubmission(queue);
       resolve(SUCCESS);
     };

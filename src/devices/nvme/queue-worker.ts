@@ -100,6 +100,13 @@ export class QueueWorker {
     return true;
   }
 
+  /** Posts what a completion queue holds, as far as it has room; the turn then sends its interrupt. */
+  postHeld(queue: CompletionQueue): void {
+    if (queue.dead) return;
+    queue.post(this.#posts, this.#host.nowNs);
+    this.#posts.write(this.#host.dma, this.#postRefused);
+  }
+
   get #usesShadow(): boolean {
     return this.shadow !== undefined && !this.shadow.failed;
   }

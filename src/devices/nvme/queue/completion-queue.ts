@@ -172,6 +172,17 @@ export class CompletionQueue {
     return count;
   }
 
+  /** Drops what is held of a submission queue that is gone. */
+  drop(sqid: number): void {
+    let kept = 0;
+    for (let at = 0; at < this.#heldCount; at++) {
+      if ((this.#held[3 * at + 1] as number) >>> 16 === sqid) continue;
+      this.#held.copyWithin(3 * kept++, 3 * at, 3 * at + 3);
+    }
+    this.#submitted -= this.#heldCount - kept;
+    this.#heldCount = kept;
+  }
+
   /** The host's head. @returns false where it names no entry that was posted */
   consume(head: number): boolean {
     if (head >= this.size) return false;
