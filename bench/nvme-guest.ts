@@ -1,5 +1,6 @@
 /** Guests with disks to be measured: Debian, booted from our NVMe, idle until it is asked. */
 import { readFileSync } from 'node:fs';
+import { doorbellsFor } from '../src/devices/nvme/doorbells.ts';
 import { Nvme, type NvmeOptions } from '../src/devices/nvme/nvme.ts';
 import { Machine } from '../src/machine/machine.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../src/pci/requester-id.ts';
@@ -68,7 +69,9 @@ export async function bootNvmeGuest(options: NvmeGuestOptions): Promise<NvmeGues
   machine.iommu.faults.onFault(({ direction, iova, reason }) =>
     say(`IOMMU fault: ${direction} at 0x${iova.toString(16)}: ${reason}`),
   );
-  machine.plug(new Nvme({ ...root, serial: 'ROOT' }), ROOT);
+  // As `sealbus run --disk` plugs them.
+  const doorbells = doorbellsFor(memory);
+  machine.plug(new Nvme({ ...root, doorbells, serial: 'ROOT' }), ROOT);
   const devices: GuestDevice[] = [];
   const places = options.disks.map((_, index) => (FIRST_DISK + index * NEXT_DEVICE) as RequesterId);
   for (const [index, disk] of options.disks.entries()) {
@@ -76,7 +79,7 @@ export async function bootNvmeGuest(options: NvmeGuestOptions): Promise<NvmeGues
     const serial = `BENCH${index}`;
     const own = ours.get(disk);
     if (disk.by === 'sealbus' && own !== undefined) {
-      machine.plug(new Nvme({ ...own, ...disk.options, serial }), address);
+      machine.plug(new Nvme({ ...own, doorbells, ...disk.options, serial }), address);
     } else if (disk.by === 'qemu') {
       const drive = { file: disk.file };
       devices.push({ kind: 'builtin', address, driver: 'nvme', drive, properties: { serial } });

@@ -3,6 +3,7 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { InvalidArgumentError } from 'commander';
+import { doorbellsFor } from '../devices/nvme/doorbells.ts';
 import { Nvme } from '../devices/nvme/nvme.ts';
 import { parseRequesterId } from '../pci/requester-id.ts';
 import { runCommand } from '../setup/command.ts';
@@ -35,6 +36,8 @@ export interface Disks extends AsyncDisposable {
 }
 
 export interface DiskOptions {
+  /** How the guest's memory is held. */
+  readonly memory: 'sealed' | 'plain';
   /** Write to copies, which are gone at the end. */
   readonly snapshot: boolean;
   readonly log: (message: string) => void;
@@ -47,7 +50,7 @@ export interface DiskOptions {
  */
 export async function openDisks(
   choices: readonly DiskChoice[],
-  { snapshot, log, signal }: DiskOptions,
+  { memory, snapshot, log, signal }: DiskOptions,
 ): Promise<Disks> {
   const storages: BlockStorage[] = [];
   const dispose = async () => {
@@ -61,7 +64,8 @@ export async function openDisks(
           : await openStorage(path, { readOnly, log });
       storages.push(opened);
     }
-    const nvme = new Nvme({ namespaces: storages.map((storage) => ({ storage })) });
+    const namespaces = storages.map((storage) => ({ storage }));
+    const nvme = new Nvme({ namespaces, doorbells: doorbellsFor(memory) });
     return { nvme, [Symbol.asyncDispose]: dispose };
   } catch (error) {
     await dispose();

@@ -162,7 +162,8 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
     const memory = await chooseMemory(flags.memory, (words) => display.say(words));
     display.begin('starting');
     if (fromDisk) {
-      disks = await openDisks(flags.disk, { snapshot: flags.snapshot === true, log, signal });
+      const snapshot = flags.snapshot === true;
+      disks = await openDisks(flags.disk, { memory, snapshot, log, signal });
     }
     const { iommu } = flags;
     machine = await Machine.create({ parts, memory, bytes: flags.size, iommu, log });

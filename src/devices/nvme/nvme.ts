@@ -12,6 +12,7 @@ import { EventType } from './admin/async-events.ts';
 import { LogPage } from './admin/capabilities.ts';
 import { AdminPort } from './admin-port.ts';
 import { TRANSFER_BYTES_MAX } from './data-pointer/data-pointer.ts';
+import type { Doorbells } from './doorbells.ts';
 import { IoPath } from './io/io-path.ts';
 import { iovaFrom } from './iova.ts';
 import { type BlockBytes, Namespace } from './namespace.ts';
@@ -50,15 +51,15 @@ export interface NvmeOptions extends FunctionOptions {
   /** At most 20 ASCII characters. */
   readonly serial?: string;
   /**
-   * How the host tells of submissions. `shadow` (default): the controller offers Doorbell Buffer Config
-   * and polls for {@link pollMicroseconds} after the last activity; a host that does not take it up
-   * rings as ever. `message`: by writes to the doorbell registers alone, each of which QEMU sends as a
-   * message. Measured with 32 reads of 4 KiB under way, shadow doorbells are 1.3 to 1.6 times as fast in
-   * plain memory, where a look costs a fraction of a microsecond, and 1.2 in sealed, where it is a
-   * system call or two. With one read under way they gain in plain memory alone.
+   * How the host tells of submissions. Default `shadow`, which is right for plain memory; who knows how
+   * guest memory is held says {@link doorbellsFor} it: in sealed memory `message` is faster at depth 1
+   * and no slower beyond.
    */
-  readonly doorbells?: 'message' | 'shadow';
-  /** Default 250: longer than a guest under TCG takes from a completion to its next submission. */
+  readonly doorbells?: Doorbells;
+  /**
+   * How long shadow doorbells are polled after the last activity. Default 250: longer than a guest
+   * under TCG takes from a completion to its next submission.
+   */
   readonly pollMicroseconds?: number;
   /** Hold completions of a busy queue, to interrupt once for many. Default true. */
   readonly coalescing?: boolean;

@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import { afterAll, describe, expect, it } from 'vitest';
 import { openDisks, parseDisk } from '../../../src/cli/disk-choice.ts';
+import { Status } from '../../../src/devices/nvme/status.ts';
+import { HostDriver } from '../devices/nvme/host-driver.ts';
 
 const place = mkdtempSync(join(tmpdir(), 'sealbus-disk-choice-'));
 afterAll(() => rmSync(place, { recursive: true }));
@@ -29,7 +31,7 @@ describe('--disk', () => {
 
 describe('opened disks', () => {
   const signal = new AbortController().signal;
-  const options = { snapshot: false, log: () => {}, signal };
+  const options = { memory: 'sealed', snapshot: false, log: () => {}, signal } as const;
   const image = (name: string, bytes = 2 ** 20) => {
     const path = join(place, name);
     writeFileSync(path, Buffer.alloc(bytes, 0x5a));
@@ -48,6 +50,19 @@ describe('opened disks', () => {
       /a directory/,
     );
     await (await openDisks([one], options))[Symbol.asyncDispose](); // no lock was left
+  });
+
+  it.each([
+    // Measured (doorbellsFor): shadow doorbells gain in plain memory alone.
+    { memory: 'sealed', status: Status.invalidOpcode },
+    { memory: 'plain', status: Status.success },
+  ] as const)('offer Doorbell Buffer Config as suits $memory memory', async (it) => {
+    const choice = { path: image(`${it.memory}.img`), readOnly: false };
+    await using disks = await openDisks([choice], { ...options, memory: it.memory });
+    const driver = new HostDriver(disks.nvme);
+    driver.enable();
+    expect((await driver.useShadow()).status).toBe(it.status);
+    disks.nvme.reset('device');
   });
 
   it('of a snapshot are copies without a name', async () => {

@@ -71,8 +71,8 @@ export class HostDriver {
   /** The next page that is nobody's. */
   #free: number;
 
-  constructor(options: NvmeOptions, memoryBytes = 4 * 2 ** 20) {
-    this.nvme = new Nvme(options);
+  constructor(what: NvmeOptions | Nvme, memoryBytes = 4 * 2 ** 20) {
+    this.nvme = what instanceof Nvme ? what : new Nvme(what);
     this.link = new Bench(this.nvme, { memoryBytes, dmaMaxBytes: 2 ** 24 });
     this.memory = this.link.memory;
     this.view = new DataView(this.memory.buffer);
