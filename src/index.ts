@@ -1,14 +1,28 @@
 /**
- * sealbus as a library: devices (also alone, as `sealbus/pci`), the machine they are plugged into, and
- * what it stands on.
+ * sealbus as a library: devices (what they are made with also alone, as `sealbus/pci` and
+ * `sealbus/virtio`), disks, the machine that all are plugged into, and what it stands on.
  */
 export { Edu, type EduOptions } from './devices/edu/edu.ts';
+export {
+  type IommuCounters,
+  VirtioIommu,
+  type VirtioIommuOptions,
+} from './devices/iommu/virtio-iommu.ts';
+export { type Doorbells, doorbellsFor } from './devices/nvme/doorbells.ts';
+export type { BlockBytes } from './devices/nvme/namespace.ts';
+export { type NamespaceOptions, Nvme, type NvmeOptions } from './devices/nvme/nvme.ts';
 export type { DeviceTable, DeviceTableEntry } from './iommu/device-table.ts';
 export { BlockedDomain, type Domain, IdentityDomain, type Rights } from './iommu/domain.ts';
 export type { FaultLog, FaultRecord } from './iommu/fault-log.ts';
+export { Iommu } from './iommu/iommu.ts';
 export { type KeySlot, keySlot } from './keys/key-slot.ts';
 export { type VmId, vmId } from './keys/vm-id.ts';
-export { Machine, type MachineOptions, type PluggedFunction } from './machine/machine.ts';
+export {
+  IOMMU_ADDRESS,
+  Machine,
+  type MachineOptions,
+  type PluggedFunction,
+} from './machine/machine.ts';
 export { FuseUnavailable } from './memory/fuse/fuse-unavailable.ts';
 export { MemoryError } from './memory/guest-memory.ts';
 export * from './pci/index.ts';
@@ -22,6 +36,8 @@ export {
 export { type EnsureOptions, ensureParts } from './setup/ensure-parts.ts';
 export type { Parts } from './setup/parts.ts';
 export { SetupError } from './setup/setup-error.ts';
+export * from './storage/index.ts';
+export * from './virtio/index.ts';
 export type { GuestOptions } from './vm/guest.ts';
 export type { CommandEnd, RunOptions } from './vm/guest-command.ts';
 export type { ExecOptions, ExecResult, VirtualMachine } from './vm/virtual-machine.ts';
