@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import {
   type FunctionInterrupts,
   type FunctionOptions,
@@ -15,17 +14,19 @@ import { TRANSFER_BYTES_MAX } from './data-pointer/data-pointer.ts';
 import type { Doorbells } from './doorbells.ts';
 import { IoPath } from './io/io-path.ts';
 import { iovaFrom } from './iova.ts';
+import { misconfiguration } from './misconfiguration.ts';
 import { type BlockBytes, Namespace } from './namespace.ts';
 import { NamespaceGate } from './namespace-gate.ts';
+import { PinInterrupts } from './pin-interrupts.ts';
 import { Pulse } from './pulse.ts';
 import { CompletionQueue } from './queue/completion-queue.ts';
 import { QueueSet } from './queue/queue-set.ts';
 import { ShadowDoorbells } from './queue/shadow-doorbells.ts';
 import { SubmissionQueue } from './queue/submission-queue.ts';
-import { COMPLETION_ENTRY_SHIFT, SUBMISSION_ENTRY_SHIFT } from './queue-commands.ts';
 import { QueueWorker } from './queue-worker.ts';
-import { controllerRegisters, PAGE_SHIFT_MAX, SHUTDOWN } from './registers.ts';
+import { controllerRegisters, SHUTDOWN } from './registers.ts';
 import { flushAll } from './shutdown.ts';
+import { subsystemNqn } from './subsystem-nqn.ts';
 
 /** I/O queues of each kind; one vector each, and the admin queue's. */
 const IO_QUEUES_MAX = 64;
@@ -84,8 +85,8 @@ export class Nvme extends PciFunction {
   static override readonly interrupts: FunctionInterrupts = { intx: true, msix: VECTORS };
 
   readonly bar0 = controllerRegisters({
-    mask: (bits) => this.#setMask(this.#mask | bits),
-    unmask: (bits) => this.#setMask(this.#mask & ~bits),
+    mask: (bits) => this.#setMask(this.#pins.mask | bits),
+    unmask: (bits) => this.#setMask(this.#pins.mask & ~bits),
     configured: (enabled, shutdown) => this.#configured(enabled, shutdown),
     subsystemReset: () => this.#subsystemReset(),
     doorbell: (index, value) => this.#doorbell(index, value),
@@ -94,13 +95,12 @@ export class Nvme extends PciFunction {
   readonly admin: AdminCommands;
   readonly #gates: readonly NamespaceGate[];
   readonly #queues = new QueueSet();
+  readonly #pins: PinInterrupts;
   readonly #io: IoPath;
   readonly #worker: QueueWorker;
   readonly #adminPort: AdminPort;
   readonly #pulse: Pulse;
   readonly #startedMs = performance.now();
-  /** Interrupt vectors 0 to 31 that the host has masked (INTMS), where it takes them by pin. */
-  #mask = 0;
   /** Queues are there and worked on. CSTS.RDY may lag: old I/O comes to its end first. */
   #enabled = false;
   #shutDown = false;
@@ -129,6 +129,16 @@ export class Nvme extends PciFunction {
     );
     const it = this;
     const wake = () => this.#pulse.request();
+    this.#pins = new PinInterrupts(
+      {
+        get usesMsix() {
+          return it.msix.enabled;
+        },
+        raise: (vector) => this.interrupt.raise(vector),
+        lower: () => this.interrupt.lower(),
+      },
+      this.#queues,
+    );
     this.#adminPort = new AdminPort({
       serialNumber: serial,
       subsystemNqn: subsystemNqn(serial),
@@ -189,7 +199,7 @@ export class Nvme extends PciFunction {
         pollNs: pollMicroseconds * 1000,
         coalesces: (vector) => coalescing && !admin.features.coalescingDisabled(vector),
         admin: (entry) => this.#adminPort.execute(entry),
-        interrupt: (vector) => this.#interrupt(vector),
+        interrupt: (vector) => this.#pins.interrupt(vector),
         pause: (ns) => this.clock.pause(ns),
         invalidDoorbell: (info) =>
           admin.events.raise(EventType.error, info, LogPage.errorInformation),
@@ -243,7 +253,7 @@ export class Nvme extends PciFunction {
   /** CC.EN from 0 to 1 (§7.6.1). */
   #enable(): void {
     const { adminQueues, adminSubmissionBase, adminCompletionBase } = this.bar0;
-    const why = this.#misconfiguration();
+    const why = misconfiguration(this.bar0);
     if (why !== undefined) {
       this.#fail(`the host has enabled the controller with ${why}`);
       return;
@@ -261,24 +271,6 @@ export class Nvme extends PciFunction {
     );
     this.#enabled = true;
     this.bar0.status.ready = !this.#io.draining;
-  }
-
-  #misconfiguration(): string | undefined {
-    const { configuration: cc, adminQueues } = this.bar0;
-    const entry = (shift: number, supported: number) => shift === 0 || shift === supported;
-    if (cc.commandSet !== 0) return `command set ${cc.commandSet}, expected 0 (NVM)`;
-    if (cc.arbitration !== 0) return `arbitration ${cc.arbitration}, expected 0 (round robin)`;
-    if (cc.pageShift > PAGE_SHIFT_MAX) return `pages of 2^${12 + cc.pageShift} bytes`;
-    if (!entry(cc.submissionEntry, SUBMISSION_ENTRY_SHIFT)) {
-      return `submission queue entries of 2^${cc.submissionEntry} bytes, expected 2^6`;
-    }
-    if (!entry(cc.completionEntry, COMPLETION_ENTRY_SHIFT)) {
-      return `completion queue entries of 2^${cc.completionEntry} bytes, expected 2^4`;
-    }
-    if (adminQueues.submission === 0 || adminQueues.completion === 0) {
-      return 'an admin queue of one entry, expected 2 or more';
-    }
-    return undefined;
   }
 
   /** CC.EN from 1 to 0 (§7.3.2): CSTS.RDY says when the last request of before is over. */
@@ -303,8 +295,7 @@ export class Nvme extends PciFunction {
     this.#enabled = false;
     this.#shutDown = false;
     this.#fatal = false;
-    this.#mask = 0;
-    this.interrupt.lower();
+    this.#pins.forget();
     this.#io.forget();
     this.#worker.forget();
     this.#adminPort.forget();
@@ -344,7 +335,7 @@ export class Nvme extends PciFunction {
   #turn(): boolean {
     if (!this.#enabled || !this.bar0.status.ready || this.failed !== undefined) return false;
     const again = this.#worker.turn();
-    if (this.interrupt.asserted) this.#settleLevel();
+    if (this.interrupt.asserted) this.#pins.settle();
     return again;
   }
 
@@ -372,41 +363,10 @@ export class Nvme extends PciFunction {
     this.#fatal = true;
   }
 
-  #interrupt(vector: number): void {
-    if (!this.#masked(vector)) this.interrupt.raise(vector);
-  }
-
-  #masked(vector: number): boolean {
-    return vector < 32 && ((this.#mask >>> vector) & 1) !== 0;
-  }
-
-  /** INTMS and INTMC (§3.1.3): for pin interrupts; a host that uses MSI-X leaves them alone. */
+  /** INTMS and INTMC read alike. */
   #setMask(mask: number): void {
-    this.#mask = mask >>> 0;
-    this.bar0.interruptMaskSet = this.#mask;
-    this.bar0.interruptMaskClear = this.#mask;
-    if (this.msix.enabled) return;
-    for (const queue of this.#queues.completions) {
-      if (queue.interrupts && queue.unconsumed > 0) this.#interrupt(queue.vector);
-    }
-    this.#settleLevel();
+    this.#pins.mask = mask;
+    this.bar0.interruptMaskSet = this.#pins.mask;
+    this.bar0.interruptMaskClear = this.#pins.mask;
   }
-
-  /** INTA# is up as long as a queue that is not masked has entries for the host. */
-  #settleLevel(): void {
-    for (const queue of this.#queues.completions) {
-      if (queue.interrupts && queue.unconsumed > 0 && !this.#masked(queue.vector)) return;
-    }
-    this.interrupt.lower();
-  }
-}
-
-/** The form with a UUID (§7.9), made out of the serial number. */
-function subsystemNqn(serial: string): string {
-  const digest = createHash('sha256').update(`sealbus NVMe ${serial}`).digest();
-  digest[6] = ((digest[6] ?? 0) & 0x0f) | 0x80;
-  digest[8] = ((digest[8] ?? 0) & 0x3f) | 0x80;
-  const hex = digest.toString('hex', 0, 16);
-  const uuid = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
-  return `nqn.2014-08.org.nvmexpress:uuid:${uuid}`;
 }

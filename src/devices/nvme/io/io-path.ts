@@ -1,30 +1,24 @@
 import type { DmaPort } from '../../../pci/index.ts';
 import type { StorageBuffers, StorageError } from '../../../storage/block-storage.ts';
-import type { ErrorLog } from '../admin/log-pages/error-log.ts';
-import type { Health } from '../admin/log-pages/health.ts';
 import { FETCH, type PointerStep } from '../data-pointer/pointer-step.ts';
 import { DmaBatch } from '../dma-batch.ts';
 import type { SubmissionQueue } from '../queue/submission-queue.ts';
 import { Status } from '../status.ts';
 import { statusField } from '../status-field.ts';
-import { IoCommand } from './io-command.ts';
+import { CommandPool } from './command-pool.ts';
+import { IoAccounts, type IoAccountsHost } from './io-accounts.ts';
+import type { IoCommand } from './io-command.ts';
 import { IoOpcode, ioHandlers } from './io-commands.ts';
 import type { IoSurroundings } from './io-handler.ts';
 import { BROADCAST } from './read-write.ts';
 
-/** Commands in flight, over all queues: what bounds memory. */
-export const COMMANDS_MAX = 1024;
-/** Commands at rest that keep their small buffer. */
-const KEPT_MAX = 128;
 /** Rounds of storage requests in one turn: a Dataset Management of 256 ranges takes as many. */
 const ROUNDS_MAX = 64;
 
 const ENOSPC = 28;
 
-export interface IoPathHost extends IoSurroundings {
+export interface IoPathHost extends IoSurroundings, IoAccountsHost {
   readonly buffers: StorageBuffers;
-  readonly health: Health;
-  readonly errorLog: ErrorLog;
   readonly nowNs: number;
   /** Something is to be done in another turn. */
   wake(): void;
@@ -42,9 +36,8 @@ export interface IoPathHost extends IoSurroundings {
  */
 export class IoPath {
   readonly #host: IoPathHost;
-  /** At rest, the one used last on top. */
-  readonly #free: IoCommand[] = [];
-  #made = 0;
+  readonly #commands: CommandPool;
+  readonly #accounts: IoAccounts;
   #life = 0;
   /** Taken from their queues in this turn. */
   readonly #started: IoCommand[] = [];
@@ -63,8 +56,6 @@ export class IoPath {
   /** Requests with a storage: of this life and of old ones. */
   #busy = 0;
   #busyOld = 0;
-  #inFlight = 0;
-  #busySinceNs = 0;
   /** Of this turn. */
   #nowNs = 0;
   #running = false;
@@ -73,15 +64,17 @@ export class IoPath {
 
   constructor(host: IoPathHost) {
     this.#host = host;
+    this.#commands = new CommandPool(host.buffers, this.#storageDone);
+    this.#accounts = new IoAccounts(host);
   }
 
   /** Commands that may be taken now. None overtake those that wait for memory. */
   get room(): number {
-    return this.#waiting.length > 0 ? 0 : COMMANDS_MAX - this.#made + this.#free.length;
+    return this.#waiting.length > 0 ? 0 : this.#commands.room;
   }
 
   get inFlight(): number {
-    return this.#inFlight;
+    return this.#accounts.inFlight;
   }
 
   /** Whether storages still work for a life of the controller that is over. */
@@ -96,14 +89,10 @@ export class IoPath {
 
   /** Takes the entry `at` of those that were read of `queue`; {@link room} was there. */
   take(queue: SubmissionQueue, at: number, nowNs: number): void {
-    let command = this.#free.pop();
-    if (command === undefined) {
-      command = new IoCommand(this.#storageDone);
-      this.#made++;
-    }
+    const command = this.#commands.take();
     queue.take(at, command.words);
     command.begin(queue, this.#life);
-    if (this.#inFlight++ === 0) this.#busySinceNs = nowNs;
+    this.#accounts.began(nowNs);
     this.#started.push(command);
   }
 
@@ -332,35 +321,11 @@ export class IoPath {
   #finish(command: IoCommand, status: Status): void {
     const queue = command.queue as SubmissionQueue;
     const nowNs = this.#nowNs;
-    this.#count(command, status);
+    this.#accounts.ended(command, status);
     const field = statusField(status, status !== Status.success);
     queue.completions.hold(queue.id, queue.head, command.cid, field, 0, nowNs);
     this.#rest(command);
     queue.landed();
-    if (this.#inFlight === 0) this.#host.health.busyMs += (nowNs - this.#busySinceNs) / 1e6;
-  }
-
-  #count(command: IoCommand, status: Status): void {
-    const { health, errorLog } = this.#host;
-    if (status === Status.success) {
-      const { opcode, length } = command;
-      if (opcode === IoOpcode.write) {
-        health.writeCommands++;
-        health.bytesWritten += length;
-      } else if (opcode === IoOpcode.read || opcode === IoOpcode.compare) {
-        health.readCommands++;
-        health.bytesRead += length;
-      }
-      return;
-    }
-    if (status === Status.unrecoveredRead || status === Status.writeFault) health.mediaErrors++;
-    errorLog.record({
-      sqid: command.queue?.id ?? 0,
-      cid: command.cid,
-      status,
-      lba: (BigInt(command.words[11] as number) << 32n) | BigInt(command.words[10] as number),
-      nsid: command.nsid,
-    });
   }
 
   #forgotten(command: IoCommand): void {
@@ -369,17 +334,15 @@ export class IoPath {
 
   /** The command is over, and free for the next one. */
   #rest(command: IoCommand): void {
-    const { buffers, gates } = this.#host;
+    const { gates } = this.#host;
     if (command.entered) {
       command.entered = false;
       if (command.gate !== undefined) command.gate.leave();
       else for (const gate of gates) gate.leave();
     }
-    if (this.#free.length < KEPT_MAX) command.giveBuffers(buffers);
-    else command.giveAll(buffers);
-    this.#inFlight--;
+    this.#commands.give(command);
+    this.#accounts.rested(this.#nowNs);
     this.#left++;
-    this.#free.push(command);
   }
 
   #abortWaiting(is: (command: IoCommand) => boolean, status: Status): boolean {
