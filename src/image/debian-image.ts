@@ -67,6 +67,7 @@ const hostnamePattern = /^(?!-)[a-z0-9-]{1,63}(?<!-)$/i;
  */
 export async function makeDebianImage(options: DebianImageOptions): Promise<DebianImage> {
   const { signal, onPhase = () => {}, progress = () => {}, hostname = 'debian' } = options;
+  signal.throwIfAborted();
   const file = resolve(options.file);
   const layout = diskLayout(options.bytes ?? diskBytesDefault);
   if (!hostnamePattern.test(hostname)) {
@@ -209,6 +210,8 @@ async function checkPlace(file: string, replace: boolean): Promise<void> {
 function checkPassword(password: string | undefined): void {
   if (password === undefined) return;
   if (password === '' || /[\0\n\r]/.test(password)) {
-    throw new ImageError('expected a password of one line that is not empty, got another');
+    throw new ImageError(
+      'expected a password of one line, not empty and without CR or NUL, got another',
+    );
   }
 }

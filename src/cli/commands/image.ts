@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { diskBytesDefault, makeDebianImage } from '../../image/debian-image.ts';
 import { diskBytesMax, diskBytesMin } from '../../image/disk-layout.ts';
+import { ImageError } from '../../image/image-error.ts';
 import { renderProgress } from '../../setup/progress.ts';
 import { interruptible } from '../interruption.ts';
 import { parseBytes } from '../memory-choice.ts';
@@ -73,8 +74,14 @@ async function makeImage(file: string, flags: ImageFlags, signal: AbortSignal): 
   }
 }
 
+/** @throws ImageError where the file cannot be read */
 function firstLine(file: string): string {
-  return readFileSync(file, 'utf8').split('\n', 1)[0] ?? '';
+  try {
+    return readFileSync(file, 'utf8').split('\n', 1)[0] ?? '';
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new ImageError(`expected a file with root's password in its first line, got ${why}`);
+  }
 }
 
 function parseDiskSize(text: string): number {

@@ -19,6 +19,8 @@ const noDevice = join(scratch, 'no-device.ts');
 writeFileSync(noDevice, 'export class NoDevice {}\n');
 const throwing = join(scratch, 'throwing.ts');
 writeFileSync(throwing, "throw new Error('thrown by the module');\n");
+const carriageReturn = join(scratch, 'password');
+writeFileSync(carriageReturn, 'not of this world\r\n');
 const file = (name: string) => join(scratch, name);
 
 describe('refused before anything starts', () => {
@@ -111,6 +113,16 @@ describe('refused before anything starts', () => {
       ['image', 'debian', file('a.img'), '--root-password-file', '/dev/null'],
       /password of one line/,
     ],
+    [
+      'a password file that is not there',
+      ['image', 'debian', file('a.img'), '--root-password-file', file('no-password')],
+      /expected a file with root's password.* got .*no-password/,
+    ],
+    [
+      'a password file with lines of another system',
+      ['image', 'debian', file('a.img'), '--root-password-file', carriageReturn],
+      /password of one line, .*without CR/,
+    ],
     ['a kernel argument with a space', ['run', '--append', 'a b', '--', 'true'], /without spaces/],
   ] as readonly (readonly [string, readonly string[], RegExp])[])('%s', async (_n, args, words) => {
     const { code, signal, stdout, stderr } = await place.run(args);
@@ -118,6 +130,7 @@ describe('refused before anything starts', () => {
     expect(`${stdout}`).toBe('');
     expect(stderr).toMatch(words);
     expect(stderr).toMatch(/^sealbus: /m);
+    expect(stderr).not.toContain('not of this world');
     expect(stderr, 'a stack is for who writes sealbus').not.toMatch(/^ +at .*\.ts:\d+/m);
   });
 });
