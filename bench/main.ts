@@ -1,9 +1,8 @@
 /**
- * `npm run bench -- [--json] [mmio xts dma boot memory nvme]
- * [--quick] [--cpus N]`: each figure beside its peer, in one
- * run, as ratios of medians of interleaved rounds. Without names all but nvme, which takes as long as
- * ten times the others and a Debian. Progress goes to stderr; stdout has the result, with --json one
- * object and nothing else.
+ * `npm run bench -- [--json] [mmio xts dma boot memory nvme] [--quick] [--cpus N]`: each figure beside
+ * its peer, in one run, as ratios of medians of interleaved rounds. Without names all but nvme, which
+ * takes several times as long as the others together, and a Debian. Progress goes to stderr; stdout has
+ * the result, with --json one object and nothing else.
  *
  * Ends with 0 where everything was measured and every bar is met, 1 where a bar is missed, 2 where
  * something could not be measured.

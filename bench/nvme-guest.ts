@@ -1,5 +1,6 @@
 /** Guests with disks to be measured: Debian, booted from our NVMe, idle until it is asked. */
 import { readFileSync } from 'node:fs';
+import { tellFaults } from '../src/cli/fault-lines.ts';
 import { doorbellsFor } from '../src/devices/nvme/doorbells.ts';
 import { Nvme, type NvmeOptions } from '../src/devices/nvme/nvme.ts';
 import { Machine } from '../src/machine/machine.ts';
@@ -51,7 +52,7 @@ export interface NvmeGuest extends AsyncDisposable {
 export async function bootNvmeGuest(options: NvmeGuestOptions): Promise<NvmeGuest> {
   const { parts, memory, iommu, cpus, directory, say, signal } = options;
   await using stack = new AsyncDisposableStack();
-  const image = stack.use(await debianImageForTests({ directory }));
+  const image = stack.use(await debianImageForTests({ directory, signal }));
   const open = async (file: string) => {
     const storage = await openStorage(file, { readOnly: false, log: () => {} });
     stack.defer(() => storage.close());
@@ -66,9 +67,7 @@ export async function bootNvmeGuest(options: NvmeGuestOptions): Promise<NvmeGues
   const machine = stack.use(
     await Machine.create({ parts, memory, iommu, bytes: GUEST_BYTES, log: say }),
   );
-  machine.iommu.faults.onFault(({ direction, iova, reason }) =>
-    say(`IOMMU fault: ${direction} at 0x${iova.toString(16)}: ${reason}`),
-  );
+  tellFaults(machine.iommu.faults, say);
   // As `sealbus run --disk` plugs them.
   const doorbells = doorbellsFor(memory);
   machine.plug(new Nvme({ ...root, doorbells, serial: 'ROOT' }), ROOT);

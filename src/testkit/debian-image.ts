@@ -22,6 +22,8 @@ export interface DebianImageWishes {
   readonly bytes?: number;
   /** Where the copy goes: /dev/shm, say, to have it in memory. The system's temporary directory else. */
   readonly directory?: string;
+  /** Ends the making and the copying; nothing half-made is left. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -47,7 +49,7 @@ export async function debianImageForTests(
 
 /** Makes the original where it is not there; those of older recipes go when a newer one is made. */
 async function copyOfOriginal(
-  { packages = [], bytes = 4 * 2 ** 30 }: DebianImageWishes,
+  { packages = [], bytes = 4 * 2 ** 30, signal = new AbortController().signal }: DebianImageWishes,
   copy: string,
 ): Promise<void> {
   const wanted = ['fio', 'nvme-cli', ...packages];
@@ -60,7 +62,7 @@ async function copyOfOriginal(
   const key = contentKey([], [...wanted, String(bytes)]);
   const cache = join(guestCache(), 'debian-for-tests');
   await mkdir(cache, { recursive: true });
-  const lock = await lockFile(join(cache, 'lock'));
+  const lock = await lockFile(join(cache, 'lock'), { signal });
   try {
     const name = `${recipe}-${key}.img`;
     const original = join(cache, name);
@@ -69,10 +71,10 @@ async function copyOfOriginal(
       for (const old of names.filter((one) => one !== 'lock' && !one.startsWith(recipe))) {
         rmSync(join(cache, old), { recursive: true });
       }
-      await makeOriginal(join(cache, 'making'), original, { packages: wanted, bytes });
+      await makeOriginal(join(cache, 'making'), original, { packages: wanted, bytes, signal });
     }
     const options = ['--reflink=auto', '--sparse=always'];
-    await runCommand('cp', [...options, '--', original, copy], { timeout_ms: 300_000 });
+    await runCommand('cp', [...options, '--', original, copy], { timeout_ms: 300_000, signal });
   } finally {
     lock[Symbol.dispose]();
   }
@@ -81,13 +83,19 @@ async function copyOfOriginal(
 async function makeOriginal(
   making: string,
   original: string,
-  wishes: { readonly packages: readonly string[]; readonly bytes: number },
+  wishes: {
+    readonly packages: readonly string[];
+    readonly bytes: number;
+    readonly signal: AbortSignal;
+  },
 ): Promise<void> {
   rmSync(making, { recursive: true, force: true });
   mkdirSync(making);
   const file = join(making, 'debian.img');
-  const { signal } = new AbortController();
-  await makeDebianImage({ file, ...wishes, signal });
-  await rename(file, original);
-  rmSync(making, { recursive: true, force: true });
+  try {
+    await makeDebianImage({ file, ...wishes });
+    await rename(file, original);
+  } finally {
+    rmSync(making, { recursive: true, force: true });
+  }
 }
