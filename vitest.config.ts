@@ -6,7 +6,16 @@ const shared = { environment: 'node' as const, passWithNoTests: false };
 export default defineConfig({
   test: {
     projects: [
-      { test: { ...shared, name: 'unit', include: ['test/unit/**/*.test.ts'] } },
+      {
+        test: {
+          ...shared,
+          name: 'unit',
+          include: ['test/unit/**/*.test.ts'],
+          // On a quiet host none takes three seconds; the bound is for a busy one.
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      },
       {
         test: {
           ...shared,
@@ -14,6 +23,7 @@ export default defineConfig({
           include: ['test/protocol/**/*.test.ts'],
           pool: 'forks',
           testTimeout: 60_000,
+          hookTimeout: 60_000,
         },
       },
       {

@@ -59,7 +59,7 @@ const kernelArguments = [
   'iomem=relaxed',
 ];
 
-/** A Debian under TCG takes twenty seconds, and several times that on a busy host. */
+/** A Debian under TCG takes half a minute or so, and several times that on a busy host. */
 const diskBootTimeoutMs = 300_000;
 
 export interface GuestPlan {

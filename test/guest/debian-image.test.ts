@@ -4,8 +4,15 @@ import { chmodSync, chownSync, mkdirSync, readdirSync, statSync, writeFileSync }
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { findProgram } from '../../src/setup/host-programs.ts';
+import { ensurePrograms } from '../../src/setup/install-programs.ts';
 import { RunPlace, repository } from '../protocol/cli/sealbus.ts';
 import { askRoot, checkRootFileSystem } from './root-file-system.ts';
+
+// Tests as another user need it, and images made by root do not.
+if (process.getuid?.() === 0) {
+  const options = { progress: () => {} };
+  await ensurePrograms(['newuidmap', 'setpriv'], 'what images are made with', options);
+}
 
 const NOBODY = 65534;
 /** Half a minute on a quiet host. */
@@ -168,7 +175,7 @@ const able =
   spawnSync('unshare', ['-m', 'true']).status === 0;
 
 describe.skipIf(!able)(
-  'as a user who is not root (skipped without setpriv, newuidmap of uidmap, or root to begin as)',
+  'as a user who is not root (skipped without root to begin as, or unshare)',
   () => {
     /** In a mount namespace where nobody has subordinate uids, or not; a home that is nobody's own. */
     const asNobody = (subordinate: string, args: readonly string[]) => {

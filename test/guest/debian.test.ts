@@ -11,7 +11,7 @@ import { RunPlace } from '../protocol/cli/sealbus.ts';
 import { type DebianImageForTests, debianImageForTests } from './debian-image.ts';
 import { askRoot, checkRootFileSystem } from './root-file-system.ts';
 
-/** A boot takes twenty seconds on a quiet host with two cores, and several times that on a busy one. */
+/** A boot takes under a minute on a quiet host with two cores, and several times that on a busy one. */
 const timeoutMs = 420_000;
 
 const place = new RunPlace();

@@ -23,7 +23,7 @@ import type { ExecOptions, ExecResult, VirtualMachine } from '../../../src/vm/vi
 import { debianImageForTests } from '../debian-image.ts';
 import { changeBootArguments } from '../root-file-system.ts';
 
-/** A boot takes twenty seconds on a quiet host with two cores, and ten times that on a busy one. */
+/** A boot takes under a minute on a quiet host with two cores, and several times that on a busy one. */
 export const bootTimeoutMs = 600_000;
 const commandTimeoutMs = 240_000;
 const powerOffTimeoutMs = 240_000;
