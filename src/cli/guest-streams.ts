@@ -122,6 +122,29 @@ export async function beConsole(
   }
 }
 
+const shutDownTimeoutMs = 120_000;
+
+/**
+ * Has the guest shut itself down. One that cannot is turned off, which its file systems survive as a loss
+ * of power; so is one that is still at it when the signal aborts.
+ */
+export async function shutDown(
+  vm: Pick<VirtualMachine, 'powerOff' | 'stop'>,
+  { log, signal }: { readonly log: (words: string) => void; readonly signal: AbortSignal },
+): Promise<void> {
+  const turnOff = () => void vm.stop().catch(() => {}); // whoever disposes of it hears why
+  signal.addEventListener('abort', turnOff, { once: true });
+  try {
+    if ((await vm.powerOff(shutDownTimeoutMs)) || signal.aborted) return;
+  } finally {
+    signal.removeEventListener('abort', turnOff);
+  }
+  log(
+    `the guest did not shut down within ${shutDownTimeoutMs / 1000} s, or not by itself, and was turned ` +
+      'off: its file systems may need their journal',
+  );
+}
+
 function untilAborted(signal: AbortSignal): { promise: Promise<never>; forget: () => void } {
   let stop: (reason: unknown) => void = () => {};
   const promise = new Promise<never>((_resolve, reject) => {

@@ -19,7 +19,7 @@ import {
   parseDisk,
 } from '../disk-choice.ts';
 import { tellFaults } from '../fault-lines.ts';
-import { beConsole, runInGuest } from '../guest-streams.ts';
+import { beConsole, runInGuest, shutDown } from '../guest-streams.ts';
 import { interruptible } from '../interruption.ts';
 import { chooseMemory, type MemoryChoice } from '../memory-choice.ts';
 import { PhaseDisplay } from '../phase-display.ts';
@@ -44,7 +44,6 @@ interface RunFlags {
 }
 
 const diskMemoryBytes = 2 ** 30;
-const shutDownTimeoutMs = 120_000;
 
 export function runCommand(): Command {
   return new Command('run')
@@ -109,6 +108,7 @@ export function runCommand(): Command {
         '\nelse is said. Without a command this terminal is its console, until it powers off or reboots,' +
         '\nor you type Ctrl-A X, which pulls the plug. With a command, systemd (256 or later) in it starts' +
         '\nour agent, the command runs once multi-user.target is reached, and then the guest is shut down.' +
+        '\nSIGTERM, and Ctrl-C where this terminal is not the guest’s, pull the plug too.' +
         '\n\nExit code: the command’s; 255 where the guest panics, 124 after --timeout.',
     )
     .action(async (words: string[], given: RunFlags, command: Command) => {
@@ -184,7 +184,7 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
     display.end();
     const words = command.length > 0 ? command : ['sh', '-l'];
     const exitCode = await runInGuest(vm, words, streams);
-    if (fromDisk && vm.console.panic === undefined) await shutDown(vm, log);
+    if (fromDisk && vm.console.panic === undefined) await shutDown(vm, { log, signal });
     return exitCode;
   } finally {
     display.end();
@@ -215,15 +215,6 @@ async function putFiles(vm: VirtualMachine, files: RunFlags['file']): Promise<vo
     await vm.writeFile(guest, readFileSync(host));
     await vm.check(['chmod', '755', guest]);
   }
-}
-
-/** A guest that cannot is turned off, which its file systems survive as a loss of power. */
-async function shutDown(vm: VirtualMachine, log: (words: string) => void): Promise<void> {
-  if (await vm.powerOff(shutDownTimeoutMs)) return;
-  log(
-    `the guest had not shut down after ${shutDownTimeoutMs / 1000} s and was turned off: its file ` +
-      'systems may need their journal',
-  );
 }
 
 function guestOptions(flags: RunFlags, signal: AbortSignal): Omit<GuestOptions, 'memory'> {
