@@ -305,6 +305,7 @@ export class Nvme extends PciFunction {
   /** The storages have ended their requests of before a reset. */
   #drained(): void {
     this.bar0.status.ready = this.#enabled;
+    this.#pulse.request();
   }
 
   /**

@@ -41,7 +41,8 @@ export class QueueWorker {
   readonly #host: QueueWorkerHost;
   readonly #queues: QueueSet;
   readonly #io: IoPath;
-  shadow: ShadowDoorbells | undefined;
+  #shadow: ShadowDoorbells | undefined;
+  #shadowLost = false;
   readonly #fetches = new DmaBatch<SubmissionQueue>();
   readonly #fetched: SubmissionQueue[] = [];
   readonly #counts: number[] = [];
@@ -60,6 +61,9 @@ export class QueueWorker {
   /** The controller was reset. */
   forget(): void {
     this.shadow = undefined;
+    // Of a turn that was broken off, these may be left.
+    this.#fetched.length = 0;
+    this.#counts.length = 0;
     this.#adminEntries.length = 0;
   }
 
@@ -70,7 +74,7 @@ export class QueueWorker {
   doorbell(index: number, value: number): void {
     const queue = index >>> 1;
     const isHead = (index & 1) !== 0;
-    if (queue > 0 && this.#usesShadow) {
+    if (queue > 0 && this.#liveShadow !== undefined) {
       const there = isHead ? this.#queues.completion[queue] : this.#queues.submission[queue];
       if (there === undefined) this.#host.invalidDoorbell(ErrorEvent.invalidDoorbellRegister);
       else this.#rhythm.active(this.#host.nowNs);
@@ -107,8 +111,25 @@ export class QueueWorker {
     this.#posts.write(this.#host.dma, this.#postRefused);
   }
 
-  get #usesShadow(): boolean {
-    return this.shadow !== undefined && !this.shadow.failed;
+  get shadow(): ShadowDoorbells | undefined {
+    return this.#shadow;
+  }
+
+  set shadow(shadow: ShadowDoorbells | undefined) {
+    this.#shadow = shadow;
+    this.#shadowLost = false;
+  }
+
+  /**
+   * The shadow doorbells, where they work. Once they have failed, the host believes what the event
+   * indices last said, and may never ring again: only a reset helps.
+   */
+  get #liveShadow(): ShadowDoorbells | undefined {
+    const shadow = this.#shadow;
+    if (shadow?.failed !== true) return shadow;
+    if (!this.#shadowLost) this.#host.fatal('the shadow doorbell buffers cannot be reached');
+    this.#shadowLost = true;
+    return undefined;
   }
 
   #announced(id: number, tail: number): void {
@@ -135,13 +156,9 @@ export class QueueWorker {
 
   /** Takes tails and heads out of host memory. @returns whether one of them had moved */
   #pollShadow(dma: DmaPort, nowNs: number): boolean {
-    const { shadow } = this;
-    if (shadow === undefined || shadow.failed) return false;
-    shadow.read(dma);
-    if (shadow.failed) {
-      this.#host.fatal('the shadow doorbell buffer cannot be read');
-      return false;
-    }
+    this.#liveShadow?.read(dma);
+    const shadow = this.#liveShadow;
+    if (shadow === undefined) return false;
     let moved = false;
     for (const queue of this.#queues.submissions) {
       if (queue.id === 0) continue;
@@ -213,8 +230,8 @@ export class QueueWorker {
 
   /** The host need not ring while this side looks by itself. */
   #keepQuiet(dma: DmaPort): void {
-    const { shadow } = this;
-    if (shadow === undefined || shadow.failed) return;
+    const shadow = this.#liveShadow;
+    if (shadow === undefined) return;
     let due = shadow.armed;
     for (const queue of this.#queues.submissions) due ||= queue.id > 0 && shadow.stale(queue);
     if (due) shadow.disarm(this.#queues.submission, this.#queues.completion, dma);
@@ -251,8 +268,8 @@ export class QueueWorker {
       if (!queue.full) return true;
       headWanted = true;
     }
-    const { shadow } = this;
-    if (shadow === undefined || shadow.failed) return false;
+    const shadow = this.#liveShadow;
+    if (shadow === undefined) return false;
     if (this.#rhythm.quietNs(nowNs) < this.#host.pollNs) return true;
     if (!shadow.armed || headWanted) {
       shadow.arm(this.#queues.submission, this.#queues.completion, headWanted, dma);
@@ -262,8 +279,10 @@ export class QueueWorker {
   }
 
   #hasWork(): boolean {
-    if (this.#io.room === 0) return false;
-    for (const queue of this.#queues.submissions) if (queue.waiting > 0) return true;
+    const { room } = this.#io;
+    for (const queue of this.#queues.submissions) {
+      if ((queue.id === 0 || room > 0) && queue.waiting > 0) return true;
+    }
     return false;
   }
 }

@@ -25,7 +25,10 @@ export class IoCommand implements StorageRequest {
   readonly words = new Uint32Array(16);
   readonly pointer = new DataPointer();
   readonly #done: StorageDone;
-  /** The queue it came from, and which life of the controller that queue belongs to. */
+  /**
+   * The queue it came from, and which life of the controller that queue belongs to. Undefined of a
+   * command at rest.
+   */
   queue: SubmissionQueue | undefined;
   life = 0;
   handler: IoHandler | undefined;
@@ -154,11 +157,18 @@ export class IoCommand implements StorageRequest {
   }
 
   #takeData(buffers: StorageBuffers, length: number): Uint8Array | undefined {
-    if (length > KEPT_BYTES) {
-      this.#taken = buffers.take(length);
-      return this.#taken?.length === length ? this.#taken : this.#taken?.subarray(0, length);
+    if (length <= KEPT_BYTES && this.#kept !== undefined) return this.#viewOfKept(length);
+    const taken = buffers.take(Math.max(length, KEPT_BYTES));
+    // A pool that is short gives a larger one: kept, it would be lost to the commands that need it.
+    if (length <= KEPT_BYTES && taken?.length === KEPT_BYTES) {
+      this.#kept = taken;
+      return this.#viewOfKept(length);
     }
-    this.#kept ??= buffers.take(KEPT_BYTES);
+    this.#taken = taken;
+    return taken?.length === length ? taken : taken?.subarray(0, length);
+  }
+
+  #viewOfKept(length: number): Uint8Array | undefined {
     if (this.#keptView?.length !== length) this.#keptView = this.#kept?.subarray(0, length);
     return this.#keptView;
   }

@@ -15,6 +15,9 @@ import { BROADCAST } from './read-write.ts';
 /** Rounds of storage requests in one turn: a Dataset Management of 256 ranges takes as many. */
 const ROUNDS_MAX = 64;
 
+/** Accesses of one batch from which on it is done: a host may cut each command's data into bytes. */
+const BATCH_ACCESSES = 4096;
+
 const ENOSPC = 28;
 
 export interface IoPathHost extends IoSurroundings, IoAccountsHost {
@@ -146,18 +149,20 @@ export class IoPath {
    */
   forget(): void {
     this.#life++;
-    for (const command of [...this.#started, ...this.#walking, ...this.#waiting, ...this.#ready]) {
-      this.#forgotten(command);
-    }
-    for (const command of [...this.#done, ...this.#leaving]) this.#forgotten(command);
-    this.#started.length = 0;
-    this.#walking.length = 0;
-    this.#waiting.length = 0;
-    this.#ready.length = 0;
-    this.#done.length = 0;
-    this.#leaving.length = 0;
     this.#busyOld += this.#busy;
     this.#busy = 0;
+    for (const commands of [
+      ...[this.#started, this.#walking, this.#walkingNext, this.#waiting, this.#ready],
+      ...[this.#done, this.#doneNext, this.#leaving],
+    ]) {
+      // In two lists, or at rest, are only those of a turn that a bug has broken off.
+      for (const command of commands) {
+        if (!command.busy && command.queue !== undefined) this.#rest(command);
+      }
+      commands.length = 0;
+    }
+    // So are requests that no kick has followed.
+    this.#kick();
   }
 
   /** Checks, and where its data lies. */
@@ -243,6 +248,7 @@ export class IoPath {
       this.#ready[count++] = command;
       if (command.data !== undefined && !command.toHost) {
         command.pointer.segments.addTo(this.#batch, command, command.data);
+        if (this.#batch.count >= BATCH_ACCESSES) this.#batch.read(dma, transferRefused);
       }
     }
     this.#ready.length = count;
@@ -268,10 +274,10 @@ export class IoPath {
     const gate = command.gate ?? this.#host.gates[command.step];
     command.step++;
     if (gate === undefined) return;
+    gate.namespace.storage.submit(command);
+    gate.kickDue = true;
     command.busy = true;
     this.#busy++;
-    gate.kickDue = true;
-    gate.namespace.storage.submit(command);
   }
 
   #kick(): void {
@@ -312,6 +318,7 @@ export class IoPath {
     if (this.#leaving.length === 0) return;
     for (const command of this.#leaving) {
       command.pointer.segments.addTo(this.#batch, command, command.data as Uint8Array);
+      if (this.#batch.count >= BATCH_ACCESSES) this.#batch.write(dma, transferRefused);
     }
     this.#batch.write(dma, transferRefused);
     for (const command of this.#leaving) this.#finish(command, command.status);
@@ -328,13 +335,10 @@ export class IoPath {
     queue.landed();
   }
 
-  #forgotten(command: IoCommand): void {
-    if (!command.busy) this.#rest(command);
-  }
-
   /** The command is over, and free for the next one. */
   #rest(command: IoCommand): void {
     const { gates } = this.#host;
+    command.queue = undefined;
     if (command.entered) {
       command.entered = false;
       if (command.gate !== undefined) command.gate.leave();

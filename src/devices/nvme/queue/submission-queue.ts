@@ -6,6 +6,8 @@ import type { CompletionQueue } from './completion-queue.ts';
 export const SUBMISSION_ENTRY_BYTES = 64;
 /** Entries of one queue that a round takes: bounded, so that no queue starves the others (§4.13). */
 export const BURST_ENTRIES = 64;
+/** Commands of one queue under way: bounds those of the admin queue that take their time. */
+const IN_FLIGHT_MAX = 1024;
 
 /** A submission queue (NVMe 1.4 §4.1): physically contiguous, a ring that the host fills. */
 export class SubmissionQueue {
@@ -46,7 +48,7 @@ export class SubmissionQueue {
    * completions for which a host that does not consume leaves no room.
    */
   get waiting(): number {
-    if (this.dead || this.onDrained !== undefined) return 0;
+    if (this.dead || this.onDrained !== undefined || this.inFlight >= IN_FLIGHT_MAX) return 0;
     const { completions } = this;
     if (completions.dead || completions.held >= completions.size) return 0;
     const ahead = this.tail - this.head;
