@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { parseRequesterId } from '../../src/pci/requester-id.ts';
 import { ensureParts } from '../../src/setup/ensure-parts.ts';
+import { type DebianImageForTests, debianImageForTests } from '../../src/testkit/debian-image.ts';
 import { bootGuest } from '../../src/vm/guest.ts';
 import { RunPlace } from '../protocol/cli/sealbus.ts';
-import { type DebianImageForTests, debianImageForTests } from './debian-image.ts';
 import { askRoot, checkRootFileSystem } from './root-file-system.ts';
 
 /** A boot takes under a minute on a quiet host with two cores, and several times that on a busy one. */

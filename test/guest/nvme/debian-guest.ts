@@ -19,8 +19,8 @@ import {
 } from '../../../src/pci/requester-id.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';
 import { openStorage } from '../../../src/storage/open-storage.ts';
+import { debianImageForTests } from '../../../src/testkit/debian-image.ts';
 import type { ExecOptions, ExecResult, VirtualMachine } from '../../../src/vm/virtual-machine.ts';
-import { debianImageForTests } from '../debian-image.ts';
 import { changeBootArguments } from '../root-file-system.ts';
 
 /** A boot takes under a minute on a quiet host with two cores, and several times that on a busy one. */

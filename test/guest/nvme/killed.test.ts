@@ -2,8 +2,11 @@
 import { closeSync, ftruncateSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import {
+  type DebianImageForTests,
+  debianImageForTests,
+} from '../../../src/testkit/debian-image.ts';
 import { type Running, RunPlace, repository, until } from '../../protocol/cli/sealbus.ts';
-import { type DebianImageForTests, debianImageForTests } from '../debian-image.ts';
 import { checkRootFileSystem } from '../root-file-system.ts';
 import { bytesOf } from './debian-guest.ts';
 

@@ -1,5 +1,0 @@
-export {
-  type DebianImageForTests,
-  type DebianImageWishes,
-  debianImageForTests,
-} from '../../src/testkit/debian-image.ts';
