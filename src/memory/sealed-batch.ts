@@ -1,33 +1,16 @@
-import { AioQueue } from '../ffi/aio.ts';
 import { startWriteBack } from '../ffi/file-io.ts';
-import {
-  MADV_DONTDUMP,
-  MADV_DONTFORK,
-  MAP_ANONYMOUS,
-  MAP_PRIVATE,
-  madvise,
-  mmap,
-  PROT_READ,
-  PROT_WRITE,
-  viewOfAddress,
-} from '../ffi/libc.ts';
 import { SystemError } from '../ffi/system-error.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
+import { BatchQueue, type BatchQueueOptions } from './batch-queue.ts';
+import { DmaArena } from './dma-arena.ts';
 import { GATE_ENTRIES, GateOutcome } from './dma-gate.ts';
 import { MemoryError, type MemoryRun } from './guest-memory.ts';
 import { CHUNK_BYTES, mayTryAgain, type SealedPort, WRITE_MS_MAX } from './sealed-port.ts';
 
-/** Bytes that one go can carry. */
-const ARENA_BYTES = 1024 * 1024;
-const PAGE_BYTES = 4096;
-/** Small requests share a page of the arena, each on cache lines of its own. */
-const LINE_BYTES = 64;
 /** Parts of runs in one go: more than entries, as neighbours go in one request. */
 const PARTS_MAX = 512;
 /** How often the requests of a go are sent together, as writes that met a refill are; then alone. */
 const ROUNDS_MAX = 8;
-/** How long the controller may take for a go; it answers or ends, unless somebody stopped it. */
-const ANSWER_MS_MAX = 60_000;
 
 type Direction = 'read' | 'write';
 
@@ -47,10 +30,7 @@ type Direction = 'read' | 'write';
 export class SealedBatch {
   readonly #port: SealedPort;
   readonly #scatter: () => number;
-  readonly #onFallback: (why: string) => void;
-  readonly #newQueue: () => AioQueue;
-  readonly #answerMsMax: number;
-  #told = false;
+  readonly #queue: BatchQueue;
   readonly counters: SealedBatchCounters = {
     goes: 0,
     scattered: 0,
@@ -58,11 +38,8 @@ export class SealedBatch {
     alone: 0,
     fallbacks: 0,
   };
-  #queue: AioQueue | undefined;
-  #queueWanted = true;
-  #arenaAt = 0;
-  #arena: Buffer<ArrayBuffer> = Buffer.alloc(0);
-  #arenaUsed = 0;
+  #arena: DmaArena | undefined;
+  #deadline = 0;
 
   /** The requests of the go. */
   #entries = 0;
@@ -88,20 +65,15 @@ export class SealedBatch {
   readonly #partEntry = new Uint8Array(PARTS_MAX);
 
   /** @param scatter the RAM file's scatter file; throws MemoryError once it is closed. */
-  constructor(
-    port: SealedPort,
-    scatter: () => number,
-    {
-      onFallback = () => {},
-      answerMsMax = ANSWER_MS_MAX,
-      newQueue = () => new AioQueue(GATE_ENTRIES),
-    }: SealedBatchOptions = {},
-  ) {
+  constructor(port: SealedPort, scatter: () => number, options: BatchQueueOptions = {}) {
     this.#port = port;
     this.#scatter = scatter;
-    this.#newQueue = newQueue;
-    this.#onFallback = onFallback;
-    this.#answerMsMax = answerMsMax;
+    this.#queue = new BatchQueue(options);
+  }
+
+  /** A batch begins: its writes may take {@link WRITE_MS_MAX} in all, however many goes it is. */
+  begin(): void {
+    this.#deadline = performance.now() + WRITE_MS_MAX;
   }
 
   /**
@@ -109,26 +81,24 @@ export class SealedBatch {
    * {@link CHUNK_BYTES}. Does what was added before where the go has no room, or has the range already.
    */
   add(direction: Direction, run: MemoryRun, start: number, offset: number, length: number): void {
-    if (this.#arenaAt === 0) this.#openArena();
+    const arena = this.#memory;
     if (this.#parts === PARTS_MAX || this.#overlaps(offset, length)) this.finish(direction);
     let entry = this.#entries - 1;
+    let place: number;
     if (this.#goesOn(entry, run.slot, offset, length)) {
       this.#length[entry] = (this.#length[entry] ?? 0) + length;
+      place = arena.extend(length);
     } else {
-      if (this.#entries === GATE_ENTRIES || this.#placeFor(length) + length > ARENA_BYTES) {
-        this.finish(direction);
-      }
+      if (this.#entries === GATE_ENTRIES || !arena.hasRoomFor(length)) this.finish(direction);
       entry = this.#entries++;
-      this.#arenaUsed = this.#placeFor(length);
+      place = arena.take(length);
       this.#offset[entry] = offset;
       this.#length[entry] = length;
       this.#slot[entry] = run.slot;
-      this.#place[entry] = this.#arenaUsed;
+      this.#place[entry] = place;
     }
-    const place = this.#arenaUsed;
-    this.#arenaUsed += length;
     if (direction === 'write') {
-      Buffer.prototype.copy.call(run.bytes, this.#arena, place, start, start + length);
+      Buffer.prototype.copy.call(run.bytes, arena.bytes, place, start, start + length);
     }
     const part = this.#parts++;
     this.#partRun[part] = run;
@@ -147,7 +117,6 @@ export class SealedBatch {
     try {
       let pending = entries;
       this.counters.goes++;
-      const deadline = performance.now() + WRITE_MS_MAX;
       if (direction === 'write') pending = this.#scattered(pending);
       // A lone request is cheaper by itself.
       for (let round = 0; pending > 1 && round < ROUNDS_MAX; round++) {
@@ -158,7 +127,7 @@ export class SealedBatch {
         }
         pending = left;
       }
-      for (let i = 0; i < pending; i++) this.#alone(direction, this.#pending[i] ?? 0, deadline);
+      for (let i = 0; i < pending; i++) this.#alone(direction, this.#pending[i] ?? 0);
       this.#handBack(direction);
     } finally {
       this.discard();
@@ -170,15 +139,17 @@ export class SealedBatch {
     this.#partRun.fill(undefined, 0, this.#parts);
     this.#parts = 0;
     this.#entries = 0;
-    this.#arenaUsed = 0;
+    this.#arena?.clear();
   }
 
   /** Nothing may be under way. */
   close(): void {
-    this.#queueWanted = false;
-    // What was given up may still be under way: it ends with the process.
-    if (!this.#port.givenUp) this.#queue?.close();
-    this.#queue = undefined;
+    this.#queue.close(!this.#port.givenUp);
+  }
+
+  get #memory(): DmaArena {
+    this.#arena ??= new DmaArena();
+    return this.#arena;
   }
 
   /** Whether the last entry can take these bytes too: they are next to it in the file and the arena. */
@@ -188,7 +159,7 @@ export class SealedBatch {
     return (
       (this.#offset[entry] ?? 0) + before === offset &&
       before + length <= CHUNK_BYTES &&
-      this.#arenaUsed + length <= ARENA_BYTES
+      this.#memory.canExtend(length)
     );
   }
 
@@ -199,14 +170,6 @@ export class SealedBatch {
       if (offset < other + (this.#length[entry] ?? 0) && other < offset + length) return true;
     }
     return false;
-  }
-
-  /** Where the next request's bytes go: no more pages than they need. */
-  #placeFor(length: number): number {
-    const used = this.#arenaUsed;
-    const line = used + ((LINE_BYTES - (used % LINE_BYTES)) % LINE_BYTES);
-    const inPage = line % PAGE_BYTES;
-    return inPage === 0 || inPage + length <= PAGE_BYTES ? line : line - inPage + PAGE_BYTES;
   }
 
   /**
@@ -237,13 +200,13 @@ export class SealedBatch {
     }
     // A lone request is cheaper by itself, and there it drops nothing either.
     if (count === 0 || pending === 1) return pending;
-    const queue = this.#openQueue();
+    const queue = this.#queue.opened();
     const fd = this.#scatterFd();
     if (queue === undefined || fd === undefined) return pending;
-    queue.prepare(0, 'write', fd, 0, this.#arenaAt, end);
+    queue.prepare(0, 'write', fd, 0, this.#memory.address, end);
     gate.open(count);
-    const sent = this.#send(queue, 1);
-    const unanswered = sent === 0 ? undefined : this.#unanswered(queue, sent);
+    const sent = this.#queue.send(queue, 1);
+    const unanswered = sent === 0 ? undefined : this.#queue.unanswered(queue, sent);
     gate.open(0);
     if (sent === 0) return pending;
     if (unanswered !== undefined) {
@@ -269,7 +232,7 @@ export class SealedBatch {
    * @returns how many are left to be done, or undefined where they cannot be sent together.
    */
   #together(direction: Direction, pending: number): number | undefined {
-    const queue = this.#openQueue();
+    const queue = this.#queue.opened();
     if (queue === undefined) return undefined;
     const { gate, dropped } = this.#port;
     const fd = this.#fd();
@@ -282,16 +245,23 @@ export class SealedBatch {
       startWriteBack(fd, offset, length);
       if (direction === 'write') dropped.forget(offset, length);
       gate.ask(i, this.#slot[entry] ?? 0, offset, length);
-      queue.prepare(i, direction, fd, offset, this.#arenaAt + (this.#place[entry] ?? 0), length);
+      queue.prepare(
+        i,
+        direction,
+        fd,
+        offset,
+        this.#memory.address + (this.#place[entry] ?? 0),
+        length,
+      );
     }
     gate.open(pending);
-    const sent = this.#send(queue, pending);
+    const sent = this.#queue.send(queue, pending);
     this.counters.together += sent;
     if (sent === 0) {
       gate.open(0);
       return undefined;
     }
-    const unanswered = this.#unanswered(queue, sent);
+    const unanswered = this.#queue.unanswered(queue, sent);
     gate.open(0);
     if (unanswered !== undefined) {
       this.#lost(unanswered);
@@ -304,29 +274,6 @@ export class SealedBatch {
       this.#pending[left++] = entry;
     }
     return left;
-  }
-
-  /** @returns how many were sent: fewer than `count` where the kernel takes no more. */
-  #send(queue: AioQueue, count: number): number {
-    let sent = 0;
-    try {
-      while (sent < count) sent += queue.submit(sent, count);
-    } catch (error) {
-      if (!(error instanceof SystemError)) throw error;
-      this.#tell(error);
-    }
-    return sent;
-  }
-
-  /** Waits for all that were sent. @returns why some are still under way, or undefined */
-  #unanswered(queue: AioQueue, sent: number): string | undefined {
-    try {
-      if (queue.wait(sent, this.#answerMsMax) === sent) return undefined;
-      return `no answer within ${this.#answerMsMax} ms`;
-    } catch (error) {
-      if (!(error instanceof SystemError)) throw error;
-      return error.message;
-    }
   }
 
   /** Something is under way that nobody waits for any more. */
@@ -352,15 +299,15 @@ export class SealedBatch {
     return true;
   }
 
-  #alone(direction: Direction, entry: number, deadline: number): void {
+  #alone(direction: Direction, entry: number): void {
     this.counters.alone++;
     const place = this.#place[entry] ?? 0;
-    const bytes = this.#arena.subarray(place, place + (this.#length[entry] ?? 0));
+    const bytes = this.#memory.bytes.subarray(place, place + (this.#length[entry] ?? 0));
     const slot = (this.#slot[entry] ?? 0) as KeySlot;
     const offset = this.#offset[entry] ?? 0;
     try {
       if (direction === 'read') this.#port.read(offset, slot, bytes);
-      else this.#port.write(offset, slot, bytes, deadline);
+      else this.#port.write(offset, slot, bytes, this.#deadline);
     } catch (error) {
       if (!(error instanceof MemoryError)) throw error;
       this.#failure[entry] = error;
@@ -376,7 +323,7 @@ export class SealedBatch {
       } else if (direction === 'read') {
         const place = this.#partPlace[part] ?? 0;
         const length = this.#partLength[part] ?? 0;
-        this.#arena.copy(run.bytes, this.#partStart[part] ?? 0, place, place + length);
+        this.#memory.bytes.copy(run.bytes, this.#partStart[part] ?? 0, place, place + length);
       }
     }
   }
@@ -395,36 +342,6 @@ export class SealedBatch {
   #scatterFd(): number | undefined {
     return this.#fd() === undefined ? undefined : this.#scatter();
   }
-
-  #openQueue(): AioQueue | undefined {
-    if (this.#queue !== undefined || !this.#queueWanted) return this.#queue;
-    try {
-      this.#queue = this.#newQueue();
-    } catch (error) {
-      if (!(error instanceof SystemError)) throw error;
-      this.#queueWanted = false;
-      this.#tell(error);
-    }
-    return this.#queue;
-  }
-
-  #tell(error: SystemError): void {
-    if (this.#told) return;
-    this.#told = true;
-    this.#onFallback(
-      `expected the kernel to take DMA in batches, got ${error.message}: each access goes alone, ` +
-        'which is slower (EAGAIN: raise fs.aio-max-nr)',
-    );
-  }
-
-  #openArena(): void {
-    const at = mmap(0, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-    // A child would get copies of the pages that the kernel is writing to; a dump guest memory.
-    madvise(at, ARENA_BYTES, MADV_DONTFORK);
-    madvise(at, ARENA_BYTES, MADV_DONTDUMP);
-    this.#arena = Buffer.from(viewOfAddress(at, ARENA_BYTES).buffer);
-    this.#arenaAt = at;
-  }
 }
 
 /** What the device's process did in batches. */
@@ -438,12 +355,4 @@ export interface SealedBatchCounters {
   alone: number;
   /** Goes that the kernel would not take together. */
   fallbacks: number;
-}
-
-export interface SealedBatchOptions {
-  /** Told once, where the kernel cannot take batches. */
-  readonly onFallback?: (why: string) => void;
-  /** How long the controller may take for a go. */
-  readonly answerMsMax?: number;
-  readonly newQueue?: () => AioQueue;
 }

@@ -64,6 +64,7 @@ export class SealedMemory implements GuestMemory {
   }
 
   #inBatch(direction: 'read' | 'write', runs: readonly MemoryRun[], count: number): void {
+    this.#batch.begin();
     try {
       for (let i = 0; i < count; i++) {
         const run = runs[i] as MemoryRun;

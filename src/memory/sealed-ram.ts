@@ -15,17 +15,18 @@ import {
 } from '../ffi/libc.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
+import type { BatchQueueOptions } from './batch-queue.ts';
 import type { ControllerAnswers } from './controller/messages.ts';
 import { DmaGate } from './dma-gate.ts';
 import { MemoryError } from './guest-memory.ts';
 import type { MemoryController } from './memory-controller.ts';
-import { SealedBatch, type SealedBatchCounters, type SealedBatchOptions } from './sealed-batch.ts';
+import { SealedBatch, type SealedBatchCounters } from './sealed-batch.ts';
 import { SealedMemory } from './sealed-memory.ts';
 import { SealedPort } from './sealed-port.ts';
 
 const PAGE_BYTES = 4096;
 
-export interface SealedRamOptions extends Omit<SealedBatchOptions, 'onFallback'> {
+export interface SealedRamOptions extends Omit<BatchQueueOptions, 'onFallback'> {
   /** Names the file: a-z, 0-9 and -. */
   readonly name: string;
   readonly vm: VmId;
