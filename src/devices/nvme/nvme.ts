@@ -105,6 +105,8 @@ export class Nvme extends PciFunction {
   #enabled = false;
   #shutDown = false;
   #fatal = false;
+  /** An alarm is set, which a reset cancels. */
+  #wakesLater = false;
 
   /** @throws RangeError where there are not 1 to 256 namespaces, or the serial number is too long */
   constructor(options: NvmeOptions) {
@@ -191,7 +193,7 @@ export class Nvme extends PciFunction {
         return it.clock.nowNs;
       },
       wake,
-      wakeLater: () => void this.clock.after(RETRY_NS, wake),
+      wakeLater: () => this.#wakeLater(),
       drained: () => this.#drained(),
     });
     this.#worker = new QueueWorker(
@@ -295,6 +297,7 @@ export class Nvme extends PciFunction {
     this.#enabled = false;
     this.#shutDown = false;
     this.#fatal = false;
+    this.#wakesLater = false;
     this.#pins.forget();
     this.#io.forget();
     this.#worker.forget();
@@ -338,6 +341,15 @@ export class Nvme extends PciFunction {
     const again = this.#worker.turn();
     if (this.interrupt.asserted) this.#pins.settle();
     return again;
+  }
+
+  #wakeLater(): void {
+    if (this.#wakesLater) return;
+    this.#wakesLater = true;
+    this.clock.after(RETRY_NS, () => {
+      this.#wakesLater = false;
+      this.#pulse.request();
+    });
   }
 
   #useShadow(shadow: bigint, events: bigint): boolean {

@@ -15,8 +15,11 @@ import { BROADCAST } from './read-write.ts';
 /** Rounds of storage requests in one turn: a Dataset Management of 256 ranges takes as many. */
 const ROUNDS_MAX = 64;
 
-/** Accesses of one batch from which on it is done: a host may cut each command's data into bytes. */
-const BATCH_ACCESSES = 4096;
+/**
+ * Accesses from which on a turn takes no further command's data, each way: a host may cut the data of
+ * each command into bytes. What is left has the next turn.
+ */
+const TURN_ACCESSES = 8192;
 
 const ENOSPC = 28;
 
@@ -25,7 +28,7 @@ export interface IoPathHost extends IoSurroundings, IoAccountsHost {
   readonly nowNs: number;
   /** Something is to be done in another turn. */
   wake(): void;
-  /** The same, after a moment: what is wanted is not to be had now. */
+  /** The same, once, after a moment: what is wanted is not to be had now. */
   wakeLater(): void;
   /** The last request of an old life is over. */
   drained(): void;
@@ -64,6 +67,8 @@ export class IoPath {
   #running = false;
   /** Commands that ended in this turn. */
   #left = 0;
+  /** Of data from the host, that this turn may still make. */
+  #accessesLeft = 0;
 
   constructor(host: IoPathHost) {
     this.#host = host;
@@ -87,7 +92,11 @@ export class IoPath {
 
   /** Whether {@link run} would find something to do. */
   get ready(): boolean {
-    return this.#started.length > 0 || this.#done.length > 0 || this.#waiting.length > 0;
+    return this.#started.length > 0 || this.#unfinished || this.#waiting.length > 0;
+  }
+
+  get #unfinished(): boolean {
+    return this.#done.length > 0 || this.#ready.length > 0 || this.#leaving.length > 0;
   }
 
   /** Takes the entry `at` of those that were read of `queue`; {@link room} was there. */
@@ -103,13 +112,14 @@ export class IoPath {
   run(dma: DmaPort, pageBytes: number): void {
     this.#nowNs = this.#host.nowNs;
     this.#left = 0;
+    this.#accessesLeft = TURN_ACCESSES;
     this.#running = true;
     try {
       this.#runAll(dma, pageBytes);
     } finally {
       this.#running = false;
     }
-    if (this.#done.length > 0) this.#host.wake();
+    if (this.#unfinished) this.#host.wake();
     else if (this.#waiting.length > 0 && this.#busy === 0) {
       // What left has given memory back; else others have it all, and do not tell when they give it.
       if (this.#left > 0) this.#host.wake();
@@ -240,21 +250,23 @@ export class IoPath {
 
   /** Memory, the data of writes, and the first storage request. */
   #issue(dma: DmaPort): void {
+    const ready = this.#ready;
     let count = 0;
-    for (const command of this.#ready) {
+    let taken = 0;
+    while (taken < ready.length && this.#accessesLeft > 0) {
+      const command = ready[taken++] as IoCommand;
       const had = command.data !== undefined || command.scratch !== undefined;
       const wants = command.transferBytes > 0 || command.scratchBytes > 0;
       if (wants && !had && !this.#takeBuffers(command)) continue;
-      this.#ready[count++] = command;
+      ready[count++] = command;
       if (command.data !== undefined && !command.toHost) {
         command.pointer.segments.addTo(this.#batch, command, command.data);
-        if (this.#batch.count >= BATCH_ACCESSES) this.#batch.read(dma, transferRefused);
+        this.#accessesLeft -= command.pointer.segments.count;
       }
     }
-    this.#ready.length = count;
     this.#batch.read(dma, transferRefused);
-    for (const command of this.#ready) this.#next(command);
-    this.#ready.length = 0;
+    for (let at = 0; at < count; at++) this.#next(ready[at] as IoCommand);
+    dropFirst(ready, taken);
   }
 
   #takeBuffers(command: IoCommand): boolean {
@@ -315,14 +327,19 @@ export class IoPath {
 
   /** The data of reads to the host, then the commands are over. */
   #leave(dma: DmaPort): void {
-    if (this.#leaving.length === 0) return;
-    for (const command of this.#leaving) {
+    const leaving = this.#leaving;
+    if (leaving.length === 0) return;
+    let count = 0;
+    while (count < leaving.length && this.#batch.count < TURN_ACCESSES) {
+      const command = leaving[count++] as IoCommand;
       command.pointer.segments.addTo(this.#batch, command, command.data as Uint8Array);
-      if (this.#batch.count >= BATCH_ACCESSES) this.#batch.write(dma, transferRefused);
     }
     this.#batch.write(dma, transferRefused);
-    for (const command of this.#leaving) this.#finish(command, command.status);
-    this.#leaving.length = 0;
+    for (let at = 0; at < count; at++) {
+      const command = leaving[at] as IoCommand;
+      this.#finish(command, command.status);
+    }
+    dropFirst(leaving, count);
   }
 
   #finish(command: IoCommand, status: Status): void {
@@ -360,6 +377,11 @@ export class IoPath {
     }
     return aborted;
   }
+}
+
+function dropFirst(commands: IoCommand[], count: number): void {
+  if (count === commands.length) commands.length = 0;
+  else commands.splice(0, count);
 }
 
 function transferRefused(command: IoCommand): void {
