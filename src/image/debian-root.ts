@@ -1,6 +1,6 @@
 /**
  * A Debian system in a directory, by mmdebstrap in namespaces of its own: nothing of it reaches the
- * host, and all of it ends with its first process. Who is not root needs subordinate uids, and gets a
+ * host, and all of it ends when it is asked to. Who is not root needs subordinate uids, and gets a
  * directory that belongs to them: only {@link inNamespace} reads it whole, or removes it.
  */
 import { readdirSync } from 'node:fs';
