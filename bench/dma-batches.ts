@@ -12,7 +12,9 @@ const ACCESSES = 32;
 const PAGE_BYTES = 4096;
 /** Batches timed, of each kind. */
 const SAMPLES = 60;
-const STATES: readonly CacheState[] = ['dirty', 'clean', 'absent'];
+/** `dropped`: by a DMA write before, and not filled since. */
+type PageState = CacheState | 'dropped';
+const STATES: readonly PageState[] = ['dirty', 'clean', 'absent', 'dropped'];
 const DIRECTIONS = ['read', 'write'] as const;
 /** Bytes from one access to the next. */
 const LAYOUTS = { scattered: 2 * PAGE_BYTES, adjoining: PAGE_BYTES } as const;
@@ -25,7 +27,7 @@ export interface Batch extends Comparison {
   readonly layout: keyof typeof LAYOUTS;
   readonly direction: (typeof DIRECTIONS)[number];
   /** The pages in the CPU's cache when the DMA comes. */
-  readonly pages: CacheState;
+  readonly pages: PageState;
   readonly p50_us: number;
   readonly p99_us: number;
   readonly single_p50_us: number;
@@ -44,13 +46,16 @@ export async function measureBatches(
   for (const layout of Object.keys(LAYOUTS) as (keyof typeof LAYOUTS)[]) {
     const step = LAYOUTS[layout];
     for (const direction of DIRECTIONS) {
-      const sample = async (state: CacheState, move: () => void) => {
+      const sample = async (state: PageState, move: () => void) => {
         const from = (turn++ * ACCESSES * step) % ramBytes;
         const value = turn & 0xff;
         // Dirty first in any case, so that each state has the same past.
         await cpu.put('dirty', from, ACCESSES * step, value);
-        if (state !== 'dirty') await cpu.put(state, from, ACCESSES * step);
+        if (state !== 'dirty') {
+          await cpu.put(state === 'dropped' ? 'absent' : state, from, ACCESSES * step);
+        }
         for (const [i, access] of accesses.entries()) access.iova = from + i * step;
+        if (state === 'dropped') move();
         const begin = process.hrtime.bigint();
         move();
         const time = Number(process.hrtime.bigint() - begin) / ACCESSES;
@@ -71,6 +76,7 @@ export async function measureBatches(
         }
       };
       for (const pages of STATES) {
+        if (pages === 'dropped' && direction === 'read') continue;
         const times = await interleaved(SAMPLES, {
           batch: () => sample(pages, batch),
           single: () => sample(pages, single),
