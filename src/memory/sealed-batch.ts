@@ -117,8 +117,8 @@ export class SealedBatch {
     try {
       let pending = entries;
       this.counters.goes++;
-      if (direction === 'write') pending = this.#scattered(pending);
       // A lone request is cheaper by itself.
+      if (direction === 'write' && pending > 1) pending = this.#scattered(pending);
       for (let round = 0; pending > 1 && round < ROUNDS_MAX; round++) {
         const left = this.#together(direction, pending);
         if (left === undefined) {
@@ -198,8 +198,7 @@ export class SealedBatch {
       asked[count++] = entry;
       end = Math.max(end, range.place + range.length);
     }
-    // A lone request is cheaper by itself, and there it drops nothing either.
-    if (count === 0 || pending === 1) return pending;
+    if (count === 0) return pending;
     const queue = this.#queue.opened();
     const fd = this.#scatterFd();
     if (queue === undefined || fd === undefined) return pending;

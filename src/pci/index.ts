@@ -3,8 +3,10 @@ export { type Alarm, type Clock, ManualClock, systemClock } from './clock.ts';
 export { DmaAbort, type DmaAccess, type DmaPort, type Iova } from './dma-port.ts';
 export type { ResetCause } from './endpoint.ts';
 export { ResetAbort } from './epoch.ts';
+export { fullFence } from './full-fence.ts';
 export { type FunctionOptions, PciFunction } from './function.ts';
 export type { FunctionId, FunctionInterrupts } from './function-shape.ts';
+export { iovaOf } from './iova.ts';
 export { type Bar, ioBar, memoryBar } from './register/bar.ts';
 export { bit, bits } from './register/field.ts';
 export {

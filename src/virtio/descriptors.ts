@@ -4,8 +4,9 @@
  * memory comes in one batch.
  */
 import type { DmaPort, Iova } from '../pci/dma-port.ts';
+import { iovaOf } from '../pci/iova.ts';
 import { DmaList } from './dma-list.ts';
-import { iovaOf, iovaPlus } from './iova.ts';
+import { iovaPlus } from './iova.ts';
 import { RingError } from './ring-error.ts';
 
 export const DESCRIPTOR_BYTES = 16;

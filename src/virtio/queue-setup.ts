@@ -1,5 +1,5 @@
 import type { Iova } from '../pci/dma-port.ts';
-import { iovaOf } from './iova.ts';
+import { iovaOf } from '../pci/iova.ts';
 
 /** "No vector": interrupts of this kind are not wanted (virtio 1.2 section 4.1.5.1.2). */
 export const NO_VECTOR = 0xffff;

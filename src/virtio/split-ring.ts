@@ -26,9 +26,9 @@
  */
 import type { DmaPort, Iova } from '../pci/dma-port.ts';
 import type { ResetAbort } from '../pci/epoch.ts';
+import { fullFence } from '../pci/full-fence.ts';
 import { type ChainBuffers, DescriptorTable } from './descriptors.ts';
 import { DmaList } from './dma-list.ts';
-import { fullFence } from './full-fence.ts';
 import { iovaPlus } from './iova.ts';
 import { RingError } from './ring-error.ts';
 

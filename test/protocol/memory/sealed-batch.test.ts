@@ -1,10 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { SystemError } from '../../../src/ffi/libc.ts';
@@ -13,11 +10,11 @@ import { vmId } from '../../../src/keys/vm-id.ts';
 import { detachStaleMount } from '../../../src/memory/fuse/fuse-mount.ts';
 import { gpa, MemoryError, type MemoryRun } from '../../../src/memory/guest-memory.ts';
 import { noSealedRam, runOf, sealedBench } from './sealed-bench.ts';
+import { twoVcpus } from './vcpus.ts';
 
 const MIB = 1024 * 1024;
 const PAGE = 4096;
 const SLOT = keySlot(1);
-const here = fileURLToPath(new URL('.', import.meta.url));
 
 const missing = noSealedRam();
 if (missing !== undefined) process.stderr.write(`${missing}\n`);
@@ -264,14 +261,7 @@ describe.skipIf(missing !== undefined)('batches in sealed RAM', () => {
       await using bench = await sealedBench(4 * MIB);
       const { memory, ram } = bench;
       const offset = MIB;
-      const stop = new SharedArrayBuffer(4);
-      const workers = [0, 1].map(
-        (id) =>
-          new Worker(join(here, 'vcpu-worker.ts'), {
-            workerData: { path: ram.path, offset, pages, id, pauseEvery, stop },
-          }),
-      );
-      await Promise.all(workers.map((worker) => once(worker, 'message')));
+      const vcpuThreads = await twoVcpus({ path: ram.path, offset, pages, pauseEvery });
       let state = 815;
       const random = (below: number) => {
         state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
@@ -318,13 +308,7 @@ describe.skipIf(missing !== undefined)('batches in sealed RAM', () => {
         }
         expect(failures(runs).some((failed) => failed)).toBe(false);
       }
-      const results = workers.map((worker) => once(worker, 'message'));
-      Atomics.store(new Int32Array(stop), 0, 1);
-      Atomics.notify(new Int32Array(stop), 0);
-      const vcpus = (await Promise.all(results)).map(
-        ([result]) => result as { stores: number; lost: number },
-      );
-      await Promise.all(workers.map((worker) => worker.terminate()));
+      const vcpus = await vcpuThreads.stop();
       expect(lost).toBe(0);
       expect(vcpus.map((vcpu) => vcpu.lost)).toEqual([0, 0]);
       // It proves nothing unless both sides were at it, and met.

@@ -12,7 +12,6 @@ import {
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { close } from '../../../src/ffi/libc.ts';
@@ -23,6 +22,7 @@ import { gpa, MemoryError } from '../../../src/memory/guest-memory.ts';
 import { MemoryController } from '../../../src/memory/memory-controller.ts';
 import { SealedRam } from '../../../src/memory/sealed-ram.ts';
 import { noSealedRam, sealedBench } from './sealed-bench.ts';
+import { twoVcpus } from './vcpus.ts';
 
 const MIB = 1024 * 1024;
 const SLOT = keySlot(1);
@@ -168,14 +168,7 @@ describe.skipIf(missing !== undefined)('sealed RAM', () => {
       await using bench = await sealedBench(4 * MIB);
       const { memory } = bench;
       const offset = MIB;
-      const stop = new SharedArrayBuffer(4);
-      const workers = [0, 1].map(
-        (id) =>
-          new Worker(join(here, 'vcpu-worker.ts'), {
-            workerData: { path: bench.ram.path, offset, pages, id, pauseEvery, stop },
-          }),
-      );
-      await Promise.all(workers.map((worker) => once(worker, 'message')));
+      const vcpuThreads = await twoVcpus({ path: bench.ram.path, offset, pages, pauseEvery });
       // The first half of each page is the device's own.
       const mine = Array.from({ length: pages }, () => new Uint8Array(2048));
       let state = 4711;
@@ -205,13 +198,7 @@ describe.skipIf(missing !== undefined)('sealed RAM', () => {
           reads++;
         }
       }
-      const results = workers.map((worker) => once(worker, 'message'));
-      Atomics.store(new Int32Array(stop), 0, 1);
-      Atomics.notify(new Int32Array(stop), 0);
-      const vcpus = (await Promise.all(results)).map(
-        ([result]) => result as { stores: number; lost: number },
-      );
-      await Promise.all(workers.map((worker) => worker.terminate()));
+      const vcpus = await vcpuThreads.stop();
       expect(lost).toBe(0);
       expect(vcpus.map((vcpu) => vcpu.lost)).toEqual([0, 0]);
       // It proves nothing unless both sides were at it.

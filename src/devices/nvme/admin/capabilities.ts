@@ -41,17 +41,6 @@ export const AdminOpcode = {
   formatNvm: 0x80,
 } as const;
 
-/** Opcodes of the NVM command set (§6). */
-export const IoOpcode = {
-  flush: 0x00,
-  write: 0x01,
-  read: 0x02,
-  compare: 0x05,
-  writeZeroes: 0x08,
-  datasetManagement: 0x09,
-  verify: 0x0c,
-} as const;
-
 /** Log pages (§5.14.1). */
 export const LogPage = {
   errorInformation: 0x01,

@@ -1,5 +1,4 @@
-import type { Iova } from '../../../pci/index.ts';
-import { iovaOf } from '../iova.ts';
+import { type Iova, iovaOf } from '../../../pci/index.ts';
 import { Status } from '../status.ts';
 import { FETCH, type PointerStep } from './pointer-step.ts';
 import type { Segments } from './segments.ts';

@@ -2,7 +2,7 @@ import type { ErrorLog } from '../admin/log-pages/error-log.ts';
 import type { Health } from '../admin/log-pages/health.ts';
 import { Status } from '../status.ts';
 import type { IoCommand } from './io-command.ts';
-import { IoOpcode } from './io-commands.ts';
+import { IoOpcode } from './io-opcode.ts';
 
 export interface IoAccountsHost {
   readonly health: Health;

@@ -1,17 +1,7 @@
 import { datasetManagement } from './dataset-management.ts';
 import type { IoHandler } from './io-handler.ts';
+import { IoOpcode } from './io-opcode.ts';
 import { compare, flush, read, verify, write, writeZeroes } from './read-write.ts';
-
-/** Opcodes of the NVM command set: NVMe 1.4 Figure 346. */
-export const IoOpcode = {
-  flush: 0x00,
-  write: 0x01,
-  read: 0x02,
-  compare: 0x05,
-  writeZeroes: 0x08,
-  datasetManagement: 0x09,
-  verify: 0x0c,
-} as const;
 
 /** By opcode; undefined: Invalid Command Opcode. */
 export const ioHandlers: readonly (IoHandler | undefined)[] = Array.from(

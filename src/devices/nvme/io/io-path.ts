@@ -8,8 +8,9 @@ import { statusField } from '../status-field.ts';
 import { CommandPool } from './command-pool.ts';
 import { IoAccounts, type IoAccountsHost } from './io-accounts.ts';
 import type { IoCommand } from './io-command.ts';
-import { IoOpcode, ioHandlers } from './io-commands.ts';
+import { ioHandlers } from './io-commands.ts';
 import type { IoSurroundings } from './io-handler.ts';
+import { IoOpcode } from './io-opcode.ts';
 import { BROADCAST } from './read-write.ts';
 
 /** Rounds of storage requests in one turn: a Dataset Management of 256 ranges takes as many. */

@@ -1,5 +1,5 @@
 import type { DmaPort, Iova } from '../../../pci/index.ts';
-import { DmaAbort } from '../../../pci/index.ts';
+import { DmaAbort, fullFence } from '../../../pci/index.ts';
 import type { CompletionQueue } from './completion-queue.ts';
 import type { SubmissionQueue } from './submission-queue.ts';
 
@@ -17,18 +17,15 @@ const PAIR_BYTES = 8;
  * such sequences at least one sees the other's store: either the host sees the armed index and rings,
  * or this side sees the tail and does not go to sleep.
  *
- * The barrier is an Atomics.exchange, which on x86-64 (the one host that QEMU's part is built for) is
- * a locked instruction and orders all loads and stores around it; the two DMAs are calls out of
- * JavaScript, which no compiler moves across it. In sealed memory each DMA is a system call that takes
- * the page out of the cache (its write) or writes it back (its read) under the page's lock, so that
- * they are ordered against the vCPU's accesses anyway.
+ * The barrier is fullFence; the two DMAs are calls out of JavaScript. In sealed memory each DMA is a
+ * system call that takes the page out of the cache (its write) or writes it back (its read) under the
+ * page's lock, so that they are ordered against the vCPU's accesses anyway.
  */
 export class ShadowDoorbells {
   readonly #shadow: Iova;
   readonly #events: Iova;
   readonly #values: Uint32Array;
   readonly #indices: Uint32Array;
-  readonly #barrier = new Int32Array(new SharedArrayBuffer(4));
   #shadowBytes: Uint8Array;
   #eventBytes: Uint8Array;
   #queues = 0;
@@ -102,7 +99,7 @@ export class ShadowDoorbells {
       this.#indices[2 * queue + 1] = headWanted ? head : behind(head);
     }
     this.#write(dma, this.#events, this.#eventBytes, 0);
-    Atomics.exchange(this.#barrier, 0, 1);
+    fullFence();
     this.#armed = true;
     this.read(dma);
   }

@@ -1,4 +1,5 @@
-import { AdminOpcode, IoOpcode } from '../capabilities.ts';
+import { IoOpcode } from '../../io/io-opcode.ts';
+import { AdminOpcode } from '../capabilities.ts';
 import { list, structure, u32 } from '../structure.ts';
 
 /** Commands Supported and Effects (log 05h), NVMe 1.4 §5.14.1.5: by opcode. */
