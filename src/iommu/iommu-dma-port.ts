@@ -16,6 +16,7 @@ import {
 } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
 import type { DeviceTable, DeviceTableEntry } from './device-table.ts';
+import type { DmaObserver, DmaTamper } from './dma-watch.ts';
 import { allows, type Translation } from './domain.ts';
 import type { FaultLog } from './fault-log.ts';
 import type { Iotlb } from './iotlb.ts';
@@ -40,6 +41,8 @@ export interface IommuParts {
   readonly iotlb: Iotlb;
   readonly slots: SlotDirectory;
   readonly faults: FaultLog;
+  readonly observer: DmaObserver | undefined;
+  readonly tamper: DmaTamper | undefined;
 }
 
 /**
@@ -89,6 +92,7 @@ export class IommuDmaPort implements DmaPort {
       into.fill(0);
       this.#failed(error, 'read', iova, into.length);
     }
+    if (this.#iommu.observer !== undefined) this.#observed('read', iova, into, 0, segments);
   }
 
   writeFrom(iova: Iova, from: Uint8Array): void {
@@ -101,6 +105,7 @@ export class IommuDmaPort implements DmaPort {
     } catch (error) {
       this.#failed(error, 'write', iova, from.length);
     }
+    if (this.#iommu.observer !== undefined) this.#observed('write', iova, from, 0, segments);
   }
 
   readBatch(accesses: readonly DmaAccess[], count: number): number {
@@ -149,9 +154,34 @@ export class IommuDmaPort implements DmaPort {
         access.abort = this.#aborted(direction, iova, bytes.length, 'memory-failed');
         failed++;
       }
-      this.#release(segment);
     }
+    if (this.#iommu.observer !== undefined) this.#observedBatch(direction, segments);
+    for (let i = 0; i < segments; i++) this.#release(this.#segments[i] as Segment);
     return failed;
+  }
+
+  /** The segments of one access stand together, and all of them are of one go. */
+  #observedBatch(direction: DmaDirection, segments: number): void {
+    for (let first = 0; first < segments; ) {
+      const { access } = this.#segments[first] as Segment;
+      let end = first + 1;
+      while (end < segments && this.#segments[end]?.access === access) end++;
+      if (access !== undefined && access.abort === undefined) {
+        this.#observed(direction, access.iova, access.bytes, first, end);
+      }
+      first = end;
+    }
+  }
+
+  #observed(
+    direction: DmaDirection,
+    iova: Iova,
+    bytes: Uint8Array,
+    first: number,
+    end: number,
+  ): void {
+    const { rid } = this;
+    this.#iommu.observer?.done({ rid, direction, iova, bytes, pieces: this.#segments, first, end });
   }
 
   /** One access that falls into several segments. @throws MemoryError */
@@ -209,6 +239,9 @@ export class IommuDmaPort implements DmaPort {
       this.#entry = table.get(this.rid);
       this.#entryVersion = table.version;
     }
+    const { tamper } = this.#iommu;
+    const spoilt = tamper?.refusal(this.rid, direction, iova, length);
+    if (spoilt !== undefined) this.#refuse(direction, iova, length, spoilt);
     const entry = this.#entry;
     if (entry === undefined) this.#refuse(direction, iova, length, 'no-device-table-entry');
     if (!this.busMaster) this.#refuse(direction, iova, length, 'bus-master-disabled');
@@ -229,7 +262,8 @@ export class IommuDmaPort implements DmaPort {
         : domain.translate(start + done, translation);
       if (fault !== undefined) this.#refuse(direction, iova, length, fault);
       if (!allows(translation.rights, direction)) this.#refuseRights(direction, iova, length);
-      const slot = translation.slot ?? entry.slot;
+      const resolved = translation.slot ?? entry.slot;
+      const slot = tamper?.slot(this.rid, direction, iova, resolved) ?? resolved;
       const slotFault = this.#slotFault(slot, entry);
       if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault);
       const part = Math.min(translation.length, length - done);

@@ -1,6 +1,7 @@
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
 import { DeviceTable } from './device-table.ts';
+import type { DmaObserver, DmaTamper } from './dma-watch.ts';
 import type { Domain } from './domain.ts';
 import { FaultLog } from './fault-log.ts';
 import { IommuDmaPort, type IommuParts } from './iommu-dma-port.ts';
@@ -16,6 +17,10 @@ export class Iommu implements IommuParts {
   readonly iotlb = new Iotlb();
   readonly faults: FaultLog;
   readonly slots: SlotDirectory;
+  /** Sees every DMA that is done; a trace. */
+  observer: DmaObserver | undefined;
+  /** Spoils DMA; faults on demand. */
+  tamper: DmaTamper | undefined;
   #nextDomain = 1;
 
   constructor(slots: SlotDirectory, faults = new FaultLog()) {

@@ -20,6 +20,7 @@ import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
 import type { VirtualMachine } from '../vm/virtual-machine.ts';
 import { imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
 import { plainRegions, sealedRegions } from './guest-ram.ts';
+import type { Instrument } from './instrument.ts';
 import { RunDirectory } from './run-directory.ts';
 import { SlotRegister } from './slot-register.ts';
 
@@ -36,6 +37,11 @@ export interface MachineOptions {
    * which the guest's own driver programs, and every other function is behind it.
    */
   readonly iommu?: 'identity' | 'virtio';
+  /**
+   * What watches or disturbs it, from the device outwards: the last one stands next to the guest, and
+   * sees what the ones before it made of a device's answers.
+   */
+  readonly instruments?: readonly Instrument[];
   /** What went wrong and could be lived with. Default: standard error. */
   readonly log?: (message: string) => void;
 }
@@ -43,6 +49,7 @@ export interface MachineOptions {
 /** A function in its place: the requester ID, the port it got, and where QEMU finds it. */
 export interface PluggedFunction {
   readonly rid: RequesterId;
+  /** As it was plugged in, without what instruments put around it. */
   readonly endpoint: PciEndpoint;
   readonly port: IommuDmaPort;
   /** Guest memory as this function's VMM connection has it; for looking, past the IOMMU. */
@@ -76,6 +83,7 @@ export class Machine implements AsyncDisposable {
   readonly #parts: Parts;
   readonly #run: RunDirectory;
   readonly #log: (message: string) => void;
+  readonly #instruments: readonly Instrument[];
   /** Aborted when the memory controller ends by itself. */
   readonly #lost: AbortSignal | undefined;
   readonly #functions: PluggedFunction[] = [];
@@ -97,6 +105,8 @@ export class Machine implements AsyncDisposable {
     this.sealed = memory?.ram;
     this.controller = memory?.controller;
     this.#lost = memory?.lost;
+    this.#instruments = options.instruments ?? [];
+    for (const instrument of this.#instruments) instrument.install?.(this);
     // A guest would go on with what is in the page cache until it misses, and die of SIGBUS then.
     this.#lost?.addEventListener('abort', () => this.#guest?.fail(this.#lost?.reason));
   }
@@ -189,10 +199,14 @@ export class Machine implements AsyncDisposable {
     }
     const { memory, regions } = this.#memory();
     const port = this.iommu.port(rid, memory);
+    const seen = this.#instruments.reduce(
+      (inner, one) => one.around?.(inner, rid) ?? inner,
+      endpoint,
+    );
     const server = VfioUserServer.listen({
       library: this.#parts.libvfioUser.library,
       socketPath: this.#run.socket(name.replaceAll(/[:.]/g, '-')),
-      endpoint,
+      endpoint: seen,
       dma: port,
       busMaster: (enabled) => {
         port.busMaster = enabled;
@@ -248,6 +262,7 @@ export class Machine implements AsyncDisposable {
       () => this.sealed?.close(),
       () => this.controller?.stop(),
       () => this.#run[Symbol.dispose](),
+      ...this.#instruments.map((instrument) => () => instrument.end?.()),
     ]) {
       try {
         await end();

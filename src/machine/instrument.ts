@@ -1,0 +1,13 @@
+import type { PciEndpoint } from '../pci/endpoint.ts';
+import type { RequesterId } from '../pci/requester-id.ts';
+import type { Machine } from './machine.ts';
+
+/** What watches or disturbs a machine, such as a trace or a plan of faults. Devices know nothing of it. */
+export interface Instrument {
+  /** Once, as soon as memory and IOMMU are there and before any function is. */
+  install?(machine: Machine): void;
+  /** What is plugged in in place of a function: something around it, or the function as it is. */
+  around?(endpoint: PciEndpoint, rid: RequesterId): PciEndpoint;
+  /** Once, when all else of the machine has ended. */
+  end?(): void;
+}

@@ -1,0 +1,183 @@
+/**
+ * What a trace is made of: one event, one line of its NDJSON. Addresses and register values are
+ * hexadecimal strings (`0x1f`), for 64 bits do not fit a JSON number; lengths are numbers of bytes.
+ */
+import type { DmaDirection, FaultReason } from '../pci/dma-port.ts';
+import type { PciIdentity, ResetCause } from '../pci/endpoint.ts';
+
+export const TRACE_VERSION = 1;
+
+/** What all events have. */
+interface Timed {
+  /** Nanoseconds since the trace began. */
+  readonly t: number;
+}
+
+/** Of one function, by its requester ID as `00:05.0`. */
+interface OfFunction extends Timed {
+  readonly rid: string;
+}
+
+/** The first line. */
+export interface TraceHeader {
+  readonly kind: 'trace';
+  readonly version: typeof TRACE_VERSION;
+  /** Milliseconds since the epoch at which `t` was 0. */
+  readonly epochMs: number;
+  /** How guest memory is held. */
+  readonly memory: 'sealed' | 'plain';
+  /** How many bytes of each DMA the trace holds: 0 where nobody asked, Infinity is written as null. */
+  readonly dataBytesMax: number | null;
+}
+
+/** The last line. A trace without it was cut short. */
+export interface TraceEnd extends Timed {
+  readonly kind: 'end';
+  /** Events before this line, without the header. */
+  readonly events: number;
+  /** Events that found no room and are not there. */
+  readonly dropped: number;
+}
+
+/** A function is plugged in: who it is and what its registers are called. */
+export interface FunctionEvent extends OfFunction {
+  readonly kind: 'function';
+  /** The name of its class. */
+  readonly name: string;
+  readonly identity: PciIdentity;
+  readonly interrupts: { readonly intx: 0 | 1; readonly msi: number; readonly msix: number };
+  readonly bars: readonly TracedBar[];
+}
+
+export interface TracedBar {
+  readonly bar: number;
+  readonly size: number;
+  readonly registers: readonly TracedRegister[];
+}
+
+export interface TracedRegister {
+  readonly name: string;
+  readonly offset: number;
+  /** Bytes of one element. */
+  readonly width: number;
+  /** Elements; more than 1 of an array, `stride` bytes apart. */
+  readonly count: number;
+  readonly stride: number;
+  readonly access: 'read-only' | 'write-only' | 'read-write' | 'memory';
+  readonly fields: Readonly<Record<string, { readonly low: number; readonly bits: number }>>;
+}
+
+/** The guest read or wrote a BAR. */
+export interface RegisterEvent extends OfFunction {
+  readonly kind: 'register';
+  readonly direction: 'read' | 'write';
+  readonly bar: number;
+  readonly offset: number;
+  /** Bytes. */
+  readonly width: number;
+  /** Of up to 8 bytes; longer accesses have their bytes as hexadecimal digits, lowest address first. */
+  readonly value: string;
+  /** As the device's definition names it, an array's element as `name[3]`; absent where nothing is there. */
+  readonly register?: string;
+  /** The register's fields in this value. */
+  readonly fields?: Readonly<Record<string, number>>;
+}
+
+/** A DMA that was done. */
+export interface DmaEvent extends OfFunction {
+  readonly kind: 'dma';
+  readonly direction: DmaDirection;
+  readonly iova: string;
+  readonly bytes: number;
+  readonly pieces: readonly TracedPiece[];
+  /** Its first bytes in the clear, as hexadecimal digits: only where asked for. */
+  readonly data?: string;
+}
+
+export interface TracedPiece {
+  readonly gpa: string;
+  readonly bytes: number;
+  readonly slot: number;
+  /** Held encrypted under that slot; false where memory is plain. */
+  readonly private: boolean;
+}
+
+/** A DMA that was refused. */
+export interface FaultEvent extends OfFunction {
+  readonly kind: 'fault';
+  readonly direction: DmaDirection;
+  readonly iova: string;
+  readonly bytes: number;
+  readonly reason: FaultReason;
+  readonly slot?: number;
+}
+
+/** The function raised an interrupt, or lowered its pin. */
+export interface InterruptEvent extends OfFunction {
+  readonly kind: 'interrupt';
+  readonly how: 'intx' | 'msi' | 'msi-x';
+  /** Of a message. */
+  readonly vector?: number;
+  /** Of INTA#. */
+  readonly asserted?: boolean;
+}
+
+/** What the guest has enabled, told where a function's question was answered otherwise than before. */
+export interface InterruptModeEvent extends OfFunction {
+  readonly kind: 'interrupt-mode';
+  readonly mode: 'none' | 'intx' | 'msi' | 'msi-x';
+}
+
+export interface ResetEvent extends OfFunction {
+  readonly kind: 'reset';
+  readonly cause: ResetCause;
+}
+
+export interface UnmodelledEvent extends OfFunction {
+  readonly kind: 'unmodelled';
+  readonly direction: 'read' | 'write';
+  readonly bar: number;
+  readonly offset: number;
+  readonly width: number;
+  readonly why: string;
+}
+
+/** A request of the guest's IOMMU driver, and how it was answered. */
+export interface IommuEvent extends Timed {
+  readonly kind: 'iommu';
+  readonly command: 'attach' | 'detach' | 'map' | 'unmap' | 'probe';
+  /** As virtio 1.2 §5.13.6 numbers it; 0 is OK. */
+  readonly status: number;
+  readonly domain?: number;
+  /** Requester ID of the endpoint. */
+  readonly endpoint?: string;
+  /** First and last address. */
+  readonly start?: string;
+  readonly end?: string;
+  /** Guest-physical address of the first. */
+  readonly target?: string;
+  /** Of a MAP: r, w, m (MMIO). */
+  readonly rights?: string;
+}
+
+/** A fault on demand struck. */
+export interface InjectedEvent extends OfFunction {
+  readonly kind: 'injected';
+  /** As the catalogue names it: `interrupt.lose`. */
+  readonly fault: string;
+  readonly detail: string;
+}
+
+export type TraceEvent =
+  | FunctionEvent
+  | RegisterEvent
+  | DmaEvent
+  | FaultEvent
+  | InterruptEvent
+  | InterruptModeEvent
+  | ResetEvent
+  | UnmodelledEvent
+  | IommuEvent
+  | InjectedEvent;
+
+export type TraceLine = TraceHeader | TraceEvent | TraceEnd;
