@@ -47,7 +47,6 @@
 #define EDU_BUFFER_ADDRESS	0x40000
 #define EDU_DMA_BITS		28
 
-#define EDU_TIMEOUT		(10 * HZ)
 #define EDU_ROUNDS_DEFAULT	1000
 #define EDU_ROUNDS_MAX		100000
 /* What latency rounds raise: no bit that means something. */
@@ -81,6 +80,9 @@ struct edu {
 	unsigned long opened;	/* bit 0: one user at a time */
 	struct file *user;
 };
+
+/* sealbus_edu_main.c: how long what ends in an interrupt may take */
+extern unsigned int edu_timeout_ms;
 
 /* sealbus_edu_dma.c */
 irqreturn_t edu_interrupt(int irq, void *data);

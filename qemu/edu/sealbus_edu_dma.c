@@ -45,7 +45,8 @@ void edu_expect(struct edu *edu, u32 interrupts)
 
 int edu_wait(struct edu *edu)
 {
-	if (wait_for_completion_timeout(&edu->done, EDU_TIMEOUT))
+	if (wait_for_completion_timeout(&edu->done,
+					msecs_to_jiffies(edu_timeout_ms)))
 		return 0;
 	spin_lock_irq(&edu->irq_lock);
 	edu->awaited = 0;
@@ -70,6 +71,7 @@ int edu_dma(struct edu *edu, dma_addr_t memory, u32 device_offset, u32 length,
 {
 	u64 buffer = EDU_BUFFER_ADDRESS + device_offset;
 	u32 command = EDU_DMA_START | EDU_DMA_INTERRUPT;
+	struct device *dev = &edu->pdev->dev;
 	int failed;
 
 	lockdep_assert_held(&edu->lock);
@@ -83,11 +85,18 @@ int edu_dma(struct edu *edu, dma_addr_t memory, u32 device_offset, u32 length,
 	writeq(length, edu->regs + EDU_DMA_COUNT);
 	writeq(command, edu->regs + EDU_DMA_COMMAND);
 	failed = edu_wait(edu);
-	if (failed && (readl(edu->regs + EDU_DMA_COMMAND) & EDU_DMA_START)) {
-		/* It may still reach the memory: only a reset ends that. */
-		edu->wedged = true;
-		dev_err(&edu->pdev->dev, "a DMA of %u bytes did not end\n", length);
+	if (!failed)
+		return 0;
+	command = readl(edu->regs + EDU_DMA_COMMAND);
+	if (command == ~0U)		/* it has left: nothing reaches memory any more */
+		return -ENODEV;
+	if (!(command & EDU_DMA_START)) {
+		dev_warn(dev, "the interrupt of a DMA of %u bytes got lost\n", length);
+		return 0;
 	}
+	/* It may still reach the memory: only a reset ends that. */
+	edu->wedged = true;
+	dev_err(dev, "a DMA of %u bytes did not end\n", length);
 	return failed;
 }
 

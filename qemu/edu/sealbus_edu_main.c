@@ -16,6 +16,10 @@
 
 #include "sealbus_edu_device.h"
 
+unsigned int edu_timeout_ms = 10000;
+module_param_named(timeout_ms, edu_timeout_ms, uint, 0644);
+MODULE_PARM_DESC(timeout_ms, "how long what ends in an interrupt may take");
+
 static DEFINE_IDA(edu_ids);
 
 static void edu_quiesce(struct edu *edu)
