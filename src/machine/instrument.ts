@@ -6,8 +6,11 @@ import type { Machine } from './machine.ts';
 export interface Instrument {
   /** Once, as soon as memory and IOMMU are there and before any function is. */
   install?(machine: Machine): void;
-  /** What is plugged in in place of a function: something around it, or the function as it is. */
-  around?(endpoint: PciEndpoint, rid: RequesterId): PciEndpoint;
+  /**
+   * What is plugged in in place of a function: something around it, or the function as it is.
+   * `device` is the function itself, under whatever other instruments have put around it.
+   */
+  around?(endpoint: PciEndpoint, rid: RequesterId, device: PciEndpoint): PciEndpoint;
   /** Once, when all else of the machine has ended. */
   end?(): void;
 }

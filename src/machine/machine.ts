@@ -200,7 +200,7 @@ export class Machine implements AsyncDisposable {
     const { memory, regions } = this.#memory();
     const port = this.iommu.port(rid, memory);
     const seen = this.#instruments.reduce(
-      (inner, one) => one.around?.(inner, rid) ?? inner,
+      (inner, one) => one.around?.(inner, rid, endpoint) ?? inner,
       endpoint,
     );
     const server = VfioUserServer.listen({

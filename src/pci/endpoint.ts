@@ -1,4 +1,5 @@
 import type { DmaPort } from './dma-port.ts';
+import type { RegisterDescription } from './register/description.ts';
 
 /** Type 0 configuration header, PCI Local Bus 3.0 section 6.2. */
 export interface PciIdentity {
@@ -94,6 +95,11 @@ export interface PciEndpoint {
   readonly bars: readonly (BarWindow | undefined)[];
   /** 0 for no INTx pin, else 1 (INTA#); and the vectors of MSI and MSI-X. */
   readonly interruptVectors: { readonly intx: 0 | 1; readonly msi: number; readonly msix: number };
+  /**
+   * Six entries: what is where in each BAR, by rising offset, for those who watch. Undefined where
+   * there is no BAR or it has no registers; a function that cannot say has no such property.
+   */
+  readonly registerMap?: readonly (readonly RegisterDescription[] | undefined)[];
 
   /** Called once, before any access. */
   plug(link: PciLink): void;

@@ -19,6 +19,7 @@ import {
 } from './function-shape.ts';
 import { InterruptLine, MsixVectors } from './interrupts.ts';
 import type { RegisterBank } from './register/bank.ts';
+import type { RegisterDescription } from './register/description.ts';
 
 export interface FunctionOptions {
   /** Default: the host's monotonic clock. */
@@ -148,6 +149,10 @@ export abstract class PciFunction implements PciEndpoint {
 
   get interruptVectors(): { readonly intx: 0 | 1; readonly msi: number; readonly msix: number } {
     return this.#described().vectors;
+  }
+
+  get registerMap(): readonly (readonly RegisterDescription[] | undefined)[] {
+    return this.#described().plans.map((plan) => plan?.describe());
   }
 
   /** @throws Error where it is plugged in already; as its shape does where that is wrong. */

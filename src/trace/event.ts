@@ -4,6 +4,7 @@
  */
 import type { DmaDirection, FaultReason } from '../pci/dma-port.ts';
 import type { PciIdentity, ResetCause } from '../pci/endpoint.ts';
+import type { RegisterDescription } from '../pci/register/description.ts';
 
 export const TRACE_VERSION = 1;
 
@@ -55,17 +56,7 @@ export interface TracedBar {
   readonly registers: readonly TracedRegister[];
 }
 
-export interface TracedRegister {
-  readonly name: string;
-  readonly offset: number;
-  /** Bytes of one element. */
-  readonly width: number;
-  /** Elements; more than 1 of an array, `stride` bytes apart. */
-  readonly count: number;
-  readonly stride: number;
-  readonly access: 'read-only' | 'write-only' | 'read-write' | 'memory';
-  readonly fields: Readonly<Record<string, { readonly low: number; readonly bits: number }>>;
-}
+export type TracedRegister = RegisterDescription;
 
 /** The guest read or wrote a BAR. */
 export interface RegisterEvent extends OfFunction {
@@ -77,10 +68,15 @@ export interface RegisterEvent extends OfFunction {
   readonly width: number;
   /** Of up to 8 bytes; longer accesses have their bytes as hexadecimal digits, lowest address first. */
   readonly value: string;
-  /** As the device's definition names it, an array's element as `name[3]`; absent where nothing is there. */
+  /**
+   * As the device's definition names it: an array's element as `name[3]`, a place in memory as
+   * `name+0x10`, several as `one, two`; absent where nothing is there.
+   */
   readonly register?: string;
-  /** The register's fields in this value. */
+  /** The fields of that one register that lie whole in this value. */
   readonly fields?: Readonly<Record<string, number>>;
+  /** Nanoseconds until the device had answered. `t` is when it was asked. */
+  readonly took?: number;
 }
 
 /** A DMA that was done. */
@@ -160,6 +156,12 @@ export interface IommuEvent extends Timed {
   readonly rights?: string;
 }
 
+/** The device's own code threw: a bug of it, or a refused DMA that it did not catch. */
+export interface DeviceErrorEvent extends OfFunction {
+  readonly kind: 'device-error';
+  readonly message: string;
+}
+
 /** A fault on demand struck. */
 export interface InjectedEvent extends OfFunction {
   readonly kind: 'injected';
@@ -178,6 +180,7 @@ export type TraceEvent =
   | ResetEvent
   | UnmodelledEvent
   | IommuEvent
+  | DeviceErrorEvent
   | InjectedEvent;
 
 export type TraceLine = TraceHeader | TraceEvent | TraceEnd;

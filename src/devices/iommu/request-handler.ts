@@ -17,16 +17,33 @@ import {
 /** Bytes of the longest reply. */
 const REPLY_BYTES_MAX = PROBE_BYTES + TAIL_BYTES;
 
+/**
+ * Sees a request and the status that answers it; undefined is one of this type that came too short.
+ * What it throws would be the device's failure.
+ */
+export type RequestListener = (
+  type: RequestType,
+  request: Request | undefined,
+  status: Status,
+) => void;
+
 /** Serves requests: their device-readable bytes in, their device-writable bytes out. */
 export class RequestHandler {
   readonly #domains: GuestDomains;
   readonly #negotiated: (feature: number) => boolean;
   readonly #reply = new Uint8Array(REPLY_BYTES_MAX);
+  readonly #listeners = new Set<RequestListener>();
 
   /** @param negotiated whether driver and device have agreed on a feature */
   constructor(domains: GuestDomains, negotiated: (feature: number) => boolean) {
     this.#domains = domains;
     this.#negotiated = negotiated;
+  }
+
+  /** Calls `listener` with each request that is answered. Answers how to stop that. */
+  onRequest(listener: RequestListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /**
@@ -45,10 +62,12 @@ export class RequestHandler {
     const properties = type === 'probe' ? Math.min(PROBE_BYTES, writable - TAIL_BYTES) : 0;
     const reply = this.#reply.subarray(0, properties + TAIL_BYTES);
     reply.fill(0);
-    reply[properties] =
+    const status =
       request === undefined || (type === 'probe' && properties < PROBE_BYTES)
         ? Status.invalid
         : this.#status(request, reply);
+    reply[properties] = status;
+    for (const listener of this.#listeners) listener(type, request, status);
     return reply;
   }
 

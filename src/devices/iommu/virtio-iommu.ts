@@ -21,7 +21,7 @@ import { FAULT_REPORT_BYTES, faultReport } from './fault-report.ts';
 import { GuestDomains } from './guest-domains.ts';
 import { PROBE_BYTES } from './probe.ts';
 import { IommuFeature, REQUEST_BYTES_MAX, REQUEST_BYTES_USUAL } from './request.ts';
-import { RequestHandler } from './request-handler.ts';
+import { RequestHandler, type RequestListener } from './request-handler.ts';
 
 /** Fault reports that wait for the end of this turn of the event loop. */
 const REPORTS_MAX = 64;
@@ -99,6 +99,11 @@ export class VirtioIommu extends VirtioFunction {
   /** Puts a function behind it. @throws Error where the device table has no entry for it */
   addEndpoint(rid: RequesterId): void {
     this.#domains.addEndpoint(rid);
+  }
+
+  /** Calls `listener` with each request that is answered, for those who watch. Answers how to stop. */
+  onRequest(listener: RequestListener): () => void {
+    return this.#handler.onRequest(listener);
   }
 
   protected override onDriverOk(): void {

@@ -2,6 +2,7 @@ import type { BarWindow } from '../endpoint.ts';
 import type { RamWindow } from './address-map.ts';
 import { RegisterBank } from './bank.ts';
 import { Cell, fieldMask } from './cell.ts';
+import { describeRegisters, type RegisterDescription } from './description.ts';
 import type { FieldMap } from './field.ts';
 import type {
   FieldRegister,
@@ -60,6 +61,8 @@ export interface BarPlan {
   readonly bank: RegisterBank;
   /** By rising offset. */
   readonly extents: readonly Extent[];
+  /** What is where, for those who watch; made anew each time. */
+  describe(): readonly RegisterDescription[];
 }
 
 export interface BarOptions {
@@ -180,7 +183,9 @@ function build<L extends Layout>(window: BarWindow, layout: L, options: BarOptio
     wide: options.wide ?? 'split',
     decodes: (options.decodes ?? [1, 2, 4, 8]).reduce((sum: number, width) => sum | width, 0),
   });
-  Object.defineProperty(face, PLAN, { value: { window, bank, extents } satisfies BarPlan });
+  const describe = () => describeRegisters(cells, memory);
+  const plan: BarPlan = { window, bank, extents, describe };
+  Object.defineProperty(face, PLAN, { value: plan });
   // A misspelt register in device code must not become a new property.
   return Object.preventExtensions(face) as Bar<L>;
 }

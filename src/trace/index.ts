@@ -1,0 +1,6 @@
+/** Traces: recording what passes between functions, guest and memory, and reading it again. */
+export type * from './event.ts';
+export { TRACE_VERSION } from './event.ts';
+export { openTrace, type ReadTrace, readTrace, TraceFile } from './read-trace.ts';
+export type { Untimed } from './recorded.ts';
+export { Trace, type TraceOptions } from './trace.ts';

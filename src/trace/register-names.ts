@@ -1,0 +1,87 @@
+import type { TracedBar, TracedRegister } from './event.ts';
+
+/** A field as it lies in the value of an access, lowest bit of the access first. */
+export interface FieldPlace {
+  readonly name: string;
+  readonly low: number;
+  readonly bits: number;
+}
+
+/** What an access reached. */
+export interface AccessNames {
+  readonly register: string | undefined;
+  readonly fields: readonly FieldPlace[];
+}
+
+/** A register, or an element of an array. */
+interface Place {
+  readonly register: TracedRegister;
+  readonly index: number;
+  readonly offset: number;
+}
+
+const NOTHING: AccessNames = { register: undefined, fields: [] };
+/** Accesses of other places and widths than these many are looked up each time. */
+const KNOWN_MAX = 4096;
+
+/** The registers of one function by bar, offset and width of an access, as a trace names them. */
+export class RegisterNames {
+  readonly #bars = new Map<number, readonly TracedRegister[]>();
+  readonly #known = new Map<number, AccessNames>();
+
+  constructor(bars: readonly TracedBar[]) {
+    for (const { bar, registers } of bars) this.#bars.set(bar, registers);
+  }
+
+  /** @param width bytes of the access */
+  of(bar: number, offset: number, width: number): AccessNames {
+    // Exact up to BARs of 2^46 bytes, and what a wider one shares is not remembered.
+    const key = width <= 8 && offset < 2 ** 46 ? (offset * 16 + width) * 8 + bar : undefined;
+    const known = key === undefined ? undefined : this.#known.get(key);
+    if (known !== undefined) return known;
+    const names = this.#find(bar, offset, width);
+    if (key !== undefined && this.#known.size < KNOWN_MAX) this.#known.set(key, names);
+    return names;
+  }
+
+  #find(bar: number, offset: number, width: number): AccessNames {
+    const places = placesIn(this.#bars.get(bar) ?? [], offset, offset + width);
+    const [only, ...more] = places;
+    if (only === undefined) return NOTHING;
+    if (more.length > 0) {
+      return { register: places.map((place) => nameOf(place, offset)).join(', '), fields: [] };
+    }
+    const shift = (offset - only.offset) * 8;
+    const fields = Object.entries(only.register.fields).map(([name, { low, bits }]) => {
+      return { name, low: low - shift, bits };
+    });
+    return {
+      register: nameOf(only, offset),
+      fields: fields.filter(({ low, bits }) => low >= 0 && low + bits <= width * 8),
+    };
+  }
+}
+
+/** So many names of one access are written out; longer accesses reach more. */
+const PLACES_MAX = 8;
+
+/** What lies in `[offset, end)`, elements of arrays one by one. */
+function placesIn(registers: readonly TracedRegister[], offset: number, end: number): Place[] {
+  const places: Place[] = [];
+  for (const register of registers) {
+    const { width, count, stride } = register;
+    const first = Math.max(0, Math.ceil((offset - register.offset - width + 1) / stride));
+    for (let index = first; index < count && places.length < PLACES_MAX; index++) {
+      const at = register.offset + index * stride;
+      if (at >= end) break;
+      places.push({ register, index, offset: at });
+    }
+  }
+  return places;
+}
+
+function nameOf({ register, index, offset }: Place, at: number): string {
+  const { name, count, access } = register;
+  if (access === 'memory') return `${name}+0x${Math.max(0, at - offset).toString(16)}`;
+  return count > 1 ? `${name}[${index}]` : name;
+}
