@@ -15,6 +15,11 @@ export interface ReadableWatch {
   /** Stops and starts again, so that input that cannot be taken yet does not wake the loop. */
   pause(): void;
   resume(): void;
+  /**
+   * Calls back once, in a turn in which the descriptor may take output again; ask anew where it does
+   * not. Input is watched as before.
+   */
+  onceWritable(callback: () => void): void;
   /** Whether the watch keeps the process alive (it does at first). */
   ref(): void;
   unref(): void;
@@ -32,19 +37,30 @@ export function watchReadable(fd: number, onReadable: () => void): ReadableWatch
     throw new RangeError(`expected an open descriptor, got ${fd}`);
   }
   let state: 'running' | 'paused' | 'closed' = 'running';
+  let onWritable: (() => void) | undefined;
   const onPoll = () => {
-    if (state !== 'running') return;
+    if (state === 'closed') return;
     try {
-      onReadable();
+      const callback = onWritable;
+      if (callback !== undefined) {
+        onWritable = undefined;
+        watch();
+        callback();
+      }
+      if (state === 'running') onReadable();
     } catch (error) {
       setImmediate(() => {
         throw error;
       });
     }
   };
-  const options = { readable: true };
-  const handle = koffi.node.poll(fd, options, onPoll);
+  const handle = koffi.node.poll(fd, { readable: true }, onPoll);
   held.add(handle);
+  const watch = () => {
+    const wanted = { readable: state === 'running', writable: onWritable !== undefined };
+    if (wanted.readable || wanted.writable) handle.start(wanted, onPoll);
+    else handle.stop();
+  };
   return {
     close() {
       if (state === 'closed') return;
@@ -55,12 +71,17 @@ export function watchReadable(fd: number, onReadable: () => void): ReadableWatch
     pause() {
       if (state !== 'running') return;
       state = 'paused';
-      handle.stop();
+      watch();
     },
     resume() {
       if (state !== 'paused') return;
       state = 'running';
-      handle.start(options, onPoll);
+      watch();
+    },
+    onceWritable(callback) {
+      if (state === 'closed') return;
+      onWritable = callback;
+      watch();
     },
     ref: () => handle.ref(),
     unref: () => handle.unref(),

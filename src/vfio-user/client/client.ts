@@ -3,8 +3,6 @@
  * a device without a guest. vfio-user specification, version 0.1.
  */
 
-import { close, eventfd, read } from '../../ffi/libc.ts';
-import { type ReadableWatch, watchReadable } from '../../ffi/poll.ts';
 import {
   COMMAND,
   DMA_MAP_BYTES,
@@ -23,15 +21,30 @@ import {
   REGION_CONFIG,
   SET_IRQS_BYTES,
 } from '../protocol.ts';
-import { Connection } from './connection.ts';
+import { Connection, type ConnectionEvents, ConnectionLost } from './connection.ts';
+import { answerDma, type DmaMemory } from './dma-by-message.ts';
+
+export { InterruptEvent } from './interrupt-event.ts';
 
 const VERSION_MAJOR = 0;
 const VERSION_MINOR = 1;
 const BODY = HEADER_BYTES;
 
+/** What the specification gives a side that names none. */
+const DATA_BYTES_DEFAULT = 1024 * 1024;
+const MESSAGE_DESCRIPTORS_DEFAULT = 1;
+/** What we send at most, whatever a server takes. */
+const MESSAGE_DESCRIPTORS_OURS = 64;
+/** Capabilities that the list may have: more than fit between 0x40 and 0xff are a loop. */
+const CAPABILITIES_MAX = 48;
+
 export interface ClientOptions {
   /** For each request; default 5000. */
   readonly timeoutMs?: number;
+  /** Guest memory for servers that ask for it by message. Default: they are refused. */
+  readonly memory?: DmaMemory;
+  /** Told once when the connection has ended, also by {@link VfioUserClient.close}. */
+  readonly onLost?: (why: ConnectionLost) => void;
 }
 
 export interface DeviceInfo {
@@ -50,6 +63,10 @@ export interface ServerVersion {
   readonly major: number;
   readonly minor: number;
   readonly capabilities: Readonly<Record<string, unknown>>;
+  /** Data bytes that one message may carry. */
+  readonly dataBytesMax: number;
+  /** Descriptors that one message may carry. */
+  readonly descriptorsMax: number;
 }
 
 export type InterruptKind = 'intx' | 'msi' | 'msix';
@@ -71,12 +88,19 @@ export class VfioUserClient implements Disposable {
 
   /** Connects and negotiates. @throws SystemError, VfioUserError, ConnectionLost */
   static async connect(path: string, options: ClientOptions = {}): Promise<VfioUserClient> {
-    const connection = new Connection(path, options.timeoutMs ?? 5000);
+    const { timeoutMs = 5000, memory, onLost } = options;
+    const events: ConnectionEvents = {
+      ...(memory === undefined
+        ? {}
+        : { request: (command, body) => answerDma(memory, command, body) }),
+      ...(onLost === undefined ? {} : { lost: onLost }),
+    };
+    const connection = new Connection(path, timeoutMs, events);
     try {
-      const offer = { capabilities: { max_msg_fds: 8, max_data_xfer_size: 1024 * 1024 } };
+      const offer = { capabilities: { max_msg_fds: 8, max_data_xfer_size: DATA_BYTES_DEFAULT } };
       const text = new TextEncoder().encode(`${JSON.stringify(offer)}\0`);
       const reply = await connection.request(
-        ['VERSION', COMMAND.version],
+        ['VERSION', COMMAND.version, 4],
         4 + text.length,
         (view, bytes) => {
           view.setUint16(BODY, VERSION_MAJOR, true);
@@ -98,7 +122,7 @@ export class VfioUserClient implements Disposable {
 
   async deviceInfo(): Promise<DeviceInfo> {
     const { view } = await this.connection.request(
-      ['DEVICE_GET_INFO', COMMAND.deviceInfo],
+      ['DEVICE_GET_INFO', COMMAND.deviceInfo, 16],
       16,
       (body) => body.setUint32(BODY, 16, true),
     );
@@ -111,7 +135,7 @@ export class VfioUserClient implements Disposable {
 
   async regionInfo(index: number): Promise<RegionInfo> {
     const { view } = await this.connection.request(
-      ['DEVICE_GET_REGION_INFO', COMMAND.regionInfo],
+      ['DEVICE_GET_REGION_INFO', COMMAND.regionInfo, 32],
       32,
       (body) => {
         body.setUint32(BODY, 32, true);
@@ -128,7 +152,7 @@ export class VfioUserClient implements Disposable {
   /** @returns how many vectors of the kind the device has */
   async interruptCount(kind: InterruptKind | 'error' | 'request'): Promise<number> {
     const { view } = await this.connection.request(
-      ['DEVICE_GET_IRQ_INFO', COMMAND.irqInfo],
+      ['DEVICE_GET_IRQ_INFO', COMMAND.irqInfo, 16],
       16,
       (body) => {
         body.setUint32(BODY, 16, true);
@@ -139,17 +163,25 @@ export class VfioUserClient implements Disposable {
   }
 
   async regionRead(region: number, offset: number, length: number): Promise<Uint8Array> {
-    const { bytes } = await this.connection.request(
-      ['REGION_READ', COMMAND.regionRead],
+    const { bytes, view } = await this.connection.request(
+      ['REGION_READ', COMMAND.regionRead, REGION_ACCESS_BYTES + length],
       REGION_ACCESS_BYTES,
       (view) => putAccess(view, region, offset, length),
     );
+    const count = view.getUint32(BODY + 12, true);
+    if (count !== length || bytes.length !== BODY + REGION_ACCESS_BYTES + length) {
+      const got = bytes.length - BODY - REGION_ACCESS_BYTES;
+      throw new Error(
+        `expected ${length} bytes of region ${region} at 0x${offset.toString(16)}, got an answer that ` +
+          `says ${count} and has ${got}: the server breaks the protocol`,
+      );
+    }
     return bytes.subarray(BODY + REGION_ACCESS_BYTES);
   }
 
   async regionWrite(region: number, offset: number, data: Uint8Array): Promise<void> {
     await this.connection.request(
-      ['REGION_WRITE', COMMAND.regionWrite],
+      ['REGION_WRITE', COMMAND.regionWrite, REGION_ACCESS_BYTES],
       REGION_ACCESS_BYTES + data.length,
       (view, bytes) => {
         putAccess(view, region, offset, data.length);
@@ -194,10 +226,11 @@ export class VfioUserClient implements Disposable {
 
   /** @returns where the capability lies in configuration space, or undefined */
   async findCapability(id: number): Promise<number | undefined> {
-    let at = await this.readConfig(0x34, 1);
-    for (let hops = 0; at !== 0 && hops < 48; hops++) {
-      if ((await this.readConfig(at, 1)) === id) return at;
-      at = await this.readConfig(at + 1, 1);
+    let at = (await this.readConfig(0x34, 1)) & ~3;
+    for (let hops = 0; at >= 0x40 && hops < CAPABILITIES_MAX; hops++) {
+      const header = await this.readConfig(at, 2);
+      if ((header & 0xff) === id) return at;
+      at = (header >> 8) & ~3;
     }
     return undefined;
   }
@@ -205,7 +238,7 @@ export class VfioUserClient implements Disposable {
   async mapDma(mapping: DmaMapping): Promise<void> {
     const { gpa, size, file, readable = true, writable = true } = mapping;
     await this.connection.request(
-      ['DMA_MAP', COMMAND.dmaMap],
+      ['DMA_MAP', COMMAND.dmaMap, 0],
       DMA_MAP_BYTES,
       (view) => {
         view.setUint32(BODY, DMA_MAP_BYTES, true);
@@ -231,7 +264,7 @@ export class VfioUserClient implements Disposable {
   }
 
   async #unmap(flags: number, gpa: number, size: number): Promise<void> {
-    await this.connection.request(['DMA_UNMAP', COMMAND.dmaUnmap], DMA_UNMAP_BYTES, (view) => {
+    await this.connection.request(['DMA_UNMAP', COMMAND.dmaUnmap, 0], DMA_UNMAP_BYTES, (view) => {
       view.setUint32(BODY, DMA_UNMAP_BYTES, true);
       view.setUint32(BODY + 4, flags, true);
       view.setBigUint64(BODY + 8, BigInt(gpa), true);
@@ -240,7 +273,7 @@ export class VfioUserClient implements Disposable {
   }
 
   async reset(): Promise<void> {
-    await this.connection.request(['DEVICE_RESET', COMMAND.deviceReset], 0, () => {});
+    await this.connection.request(['DEVICE_RESET', COMMAND.deviceReset, 0], 0, () => {});
   }
 
   /** Gives an eventfd to each vector from `start` on. */
@@ -271,7 +304,7 @@ export class VfioUserClient implements Disposable {
     eventfds: readonly number[] = [],
   ): Promise<void> {
     await this.connection.request(
-      ['DEVICE_SET_IRQS', COMMAND.setIrqs],
+      ['DEVICE_SET_IRQS', COMMAND.setIrqs, 0],
       SET_IRQS_BYTES,
       (view) => {
         for (const [word, value] of [SET_IRQS_BYTES, flags, index, start, count].entries()) {
@@ -291,68 +324,49 @@ export class VfioUserClient implements Disposable {
   }
 }
 
-/** One interrupt as the VMM gets it: an eventfd that counts. */
-export class InterruptEvent implements Disposable {
-  readonly descriptor = eventfd();
-  readonly #watch: ReadableWatch;
-  readonly #value = new BigUint64Array(new ArrayBuffer(8));
-  #count = 0;
-  #wake: (() => void) | undefined;
-
-  constructor() {
-    this.#watch = watchReadable(this.descriptor, () => this.#take());
-    this.#watch.unref();
-  }
-
-  /** Signals since the start. */
-  get count(): number {
-    this.#take();
-    return this.#count;
-  }
-
-  /** Waits until there have been `count` signals. @throws Error after `timeoutMs` */
-  async reach(count: number, timeoutMs = 5000): Promise<void> {
-    const until = performance.now() + timeoutMs;
-    while (this.count < count) {
-      const left = until - performance.now();
-      if (left <= 0) {
-        throw new Error(`expected ${count} interrupts within ${timeoutMs} ms, got ${this.#count}`);
-      }
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, left);
-        this.#wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-    }
-  }
-
-  [Symbol.dispose](): void {
-    this.#watch.close();
-    close(this.descriptor);
-  }
-
-  #take(): void {
-    const got = read(this.descriptor, new Uint8Array(this.#value.buffer));
-    if (got === undefined) return;
-    this.#count += Number(this.#value[0]);
-    this.#wake?.();
-  }
-}
-
 function putAccess(view: DataView, region: number, offset: number, count: number): void {
   view.setBigUint64(BODY, BigInt(offset), true);
   view.setUint32(BODY + 8, region, true);
   view.setUint32(BODY + 12, count, true);
 }
 
+/** @throws ConnectionLost where the server speaks another version, or no JSON. */
 function parseVersion(bytes: Uint8Array, view: DataView): ServerVersion {
+  const major = view.getUint16(BODY, true);
+  const minor = view.getUint16(BODY + 2, true);
+  if (major !== VERSION_MAJOR || minor < VERSION_MINOR) {
+    throw new ConnectionLost(
+      `expected a server of vfio-user ${VERSION_MAJOR}.${VERSION_MINOR}, got ${major}.${minor}`,
+    );
+  }
   const text = new TextDecoder().decode(bytes.subarray(BODY + 4)).replace(/\0.*$/s, '');
-  const parsed: unknown = text === '' ? {} : JSON.parse(text);
-  const capabilities =
+  const capabilities = capabilitiesIn(text);
+  const limit = (name: string, otherwise: number, most: number) => {
+    const value = capabilities[name];
+    const named = typeof value === 'number' && Number.isInteger(value) && value > 0;
+    return named ? Math.min(value, most) : otherwise;
+  };
+  return {
+    major,
+    minor,
+    capabilities,
+    dataBytesMax: limit('max_data_xfer_size', DATA_BYTES_DEFAULT, DATA_BYTES_DEFAULT),
+    descriptorsMax: limit('max_msg_fds', MESSAGE_DESCRIPTORS_DEFAULT, MESSAGE_DESCRIPTORS_OURS),
+  };
+}
+
+function capabilitiesIn(text: string): Readonly<Record<string, unknown>> {
+  let parsed: unknown;
+  try {
+    parsed = text === '' ? {} : JSON.parse(text);
+  } catch {
+    throw new ConnectionLost(
+      `expected JSON in the server's version message, got ${JSON.stringify(text.slice(0, 80))}`,
+    );
+  }
+  const found =
     typeof parsed === 'object' && parsed !== null && 'capabilities' in parsed
-      ? (parsed.capabilities as Readonly<Record<string, unknown>>)
+      ? parsed.capabilities
       : {};
-  return { major: view.getUint16(BODY, true), minor: view.getUint16(BODY + 2, true), capabilities };
+  return typeof found === 'object' && found !== null ? (found as Record<string, unknown>) : {};
 }
