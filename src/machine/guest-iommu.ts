@@ -1,7 +1,8 @@
 /** What a guest needs to find the virtio-iommu of its machine, and to drive it. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RequesterId } from '../pci/requester-id.ts';
+import { kernelModule } from '../setup/kernel-module.ts';
 import type { KernelPart } from '../setup/parts.ts';
 import { viotTable } from '../vm/acpi/viot.ts';
 import type { GuestImageOptions } from '../vm/guest-image.ts';
@@ -23,11 +24,12 @@ export function writeViot(
 /**
  * An image with Linux's own driver in it, out of the kernel's modules; it needs no other module. The
  * guest's insmod takes it compressed, as Debian ships it.
+ * @throws SetupError where the kernel has it not as a module
  */
 export function imageWithVirtioIommu(
-  kernel: Pick<KernelPart, 'modules'>,
+  kernel: Pick<KernelPart, 'modules' | 'release'>,
   image: GuestImageOptions = {},
 ): GuestImageOptions {
-  const bytes = readFileSync(join(kernel.modules, 'kernel/drivers/iommu/virtio-iommu.ko.xz'));
+  const bytes = kernelModule(kernel, 'drivers/iommu/virtio-iommu');
   return { ...image, files: { 'lib/modules/virtio_iommu.ko': { bytes }, ...image.files } };
 }

@@ -83,6 +83,12 @@ export class DebianArchive {
     throw this.#absent(`package ${name}`);
   }
 
+  /** Names of binary packages that begin so, in no order. */
+  async packageNames(prefix: string): Promise<readonly string[]> {
+    const { stdout } = await this.#apt('apt-cache', ['pkgnames', prefix]);
+    return stdout.split('\n').filter((name) => name !== '');
+  }
+
   /** What a package depends on: names, in the order of its Depends field. */
   async dependencies(name: string): Promise<readonly string[]> {
     const { stdout } = await this.#apt('apt-cache', ['depends', name]);

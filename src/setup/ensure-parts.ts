@@ -2,7 +2,14 @@ import { findBusybox, makeBusybox } from './busybox.ts';
 import { DebianArchive } from './debian-archive.ts';
 import { neededPrograms } from './host-programs.ts';
 import { ensurePrograms } from './install-programs.ts';
-import { findKernel, makeKernel } from './kernel.ts';
+import {
+  findKernel,
+  kernelPartName,
+  kernelPreferences,
+  kernelSuites,
+  makeKernel,
+} from './kernel.ts';
+import { type KernelChoice, kernelOf } from './kernel-choice.ts';
 import { findLibvfioUser, makeLibvfioUser } from './libvfio-user.ts';
 import { cacheRoot, inTemporary, makeCacheRoot, removeLeftovers } from './part-cache.ts';
 import type { PartName, Parts } from './parts.ts';
@@ -17,6 +24,8 @@ export interface EnsureOptions {
   readonly signal?: AbortSignal;
   /** Fail rather than fetch anything. */
   readonly offline?: boolean;
+  /** As `--kernel` takes it; else SEALBUS_KERNEL says it, else it is `trixie`. */
+  readonly kernel?: string;
 }
 
 const indexBytes = 160 * 2 ** 20;
@@ -36,45 +45,48 @@ export async function ensureParts(options: EnsureOptions = {}): Promise<Parts> {
     });
   }
   const root = cacheRoot();
-  const found = await foundParts(root, options.signal);
+  const kernel = kernelOf(process.env, options.kernel);
+  const found = await foundParts(root, kernel, options.signal);
   if (isComplete(found)) return found;
   if (options.offline) {
     throw new SetupError({
       expected: `all parts under ${root}`,
-      got: `no ${missing(found).join(', no ')}`,
+      got: `no ${missing(found, kernel).join(', no ')}`,
       remedy: "Run 'npm run setup' with the network at hand.",
     });
   }
+  const { progress = () => {} } = options;
   return options.signal
-    ? await makeMissing(root, options.progress ?? (() => {}), options.signal)
-    : await withInterruption((signal) => makeMissing(root, options.progress ?? (() => {}), signal));
+    ? await makeMissing(root, kernel, progress, options.signal)
+    : await withInterruption((signal) => makeMissing(root, kernel, progress, signal));
 }
 
 type FoundParts = { -readonly [Name in keyof Parts]: Parts[Name] | undefined };
 
-/** What is there already. */
+/** What is there already. @throws SetupError where something that was named does not do */
 export async function foundParts(
   root: string,
+  kernel: KernelChoice,
   signal?: AbortSignal,
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): Promise<FoundParts> {
   return {
     qemu: await findQemu(root, signal, env),
     libvfioUser: findLibvfioUser(root),
-    kernel: findKernel(root),
+    kernel: findKernel(root, kernel),
     busybox: findBusybox(root),
   };
 }
 
 function isComplete(parts: FoundParts): parts is Parts {
-  return missing(parts).length === 0;
+  return Object.values(parts).every((part) => part !== undefined);
 }
 
-function missing(parts: FoundParts): PartName[] {
+function missing(parts: FoundParts, kernel: KernelChoice): PartName[] {
   const names: [PartName, unknown][] = [
     ['qemu', parts.qemu],
     ['libvfio-user', parts.libvfioUser],
-    ['kernel', parts.kernel],
+    [kernelPartName(kernel), parts.kernel],
     ['busybox', parts.busybox],
   ];
   return names.filter(([, part]) => part === undefined).map(([name]) => name);
@@ -82,6 +94,7 @@ function missing(parts: FoundParts): PartName[] {
 
 async function makeMissing(
   root: string,
+  kernel: KernelChoice,
   progress: SetupProgress,
   signal: AbortSignal,
 ): Promise<Parts> {
@@ -93,7 +106,7 @@ async function makeMissing(
       progress({ part: 'host', phase: `waiting for another set-up (process ${holder ?? '?'})` }),
   });
   try {
-    return await makeMissingAlone(root, progress, signal);
+    return await makeMissingAlone(root, kernel, progress, signal);
   } finally {
     lock[Symbol.dispose]();
   }
@@ -102,11 +115,12 @@ async function makeMissing(
 /** No other process does so at the same time. */
 async function makeMissingAlone(
   root: string,
+  kernel: KernelChoice,
   progress: SetupProgress,
   signal: AbortSignal,
 ): Promise<Parts> {
   await removeLeftovers(root);
-  const parts = await foundParts(root, signal); // another run may have made them meanwhile
+  const parts = await foundParts(root, kernel, signal); // another run may have made them meanwhile
   if (isComplete(parts)) return parts;
   await ensurePrograms(neededPrograms, 'what set-up fetches and compiles with', {
     progress,
@@ -122,9 +136,14 @@ async function makeMissingAlone(
       archive: () => {
         opened ??= DebianArchive.open({
           directory,
-          suites: parts.qemu ? ['trixie'] : ['trixie', 'trixie-backports'],
+          suites: [
+            ...new Set([
+              ...(parts.qemu ? ['trixie'] : ['trixie', 'trixie-backports']),
+              ...(parts.kernel ? [] : kernelSuites(kernel)),
+            ]),
+          ],
           sourceSuites: parts.libvfioUser ? [] : ['trixie'],
-          preferences: qemuPreferences,
+          preferences: `${qemuPreferences}\n${kernelPreferences(kernel)}`,
           progress,
           signal,
         });
@@ -142,7 +161,9 @@ async function makeMissingAlone(
     };
     return {
       busybox: await made('busybox', parts.busybox, makeBusybox),
-      kernel: await made('kernel', parts.kernel, makeKernel),
+      kernel: await made(kernelPartName(kernel), parts.kernel, (making) =>
+        makeKernel(making, kernel),
+      ),
       qemu: await made('qemu', parts.qemu, makeQemu),
       libvfioUser: await made('libvfio-user', parts.libvfioUser, makeLibvfioUser),
     };

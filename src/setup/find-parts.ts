@@ -2,6 +2,8 @@ import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import { foundParts } from './ensure-parts.ts';
 import { grubPart } from './grub.ts';
 import { findProgram, installCommand, libcHeader } from './host-programs.ts';
+import { findKernel, kernelPartName, madeKernels } from './kernel.ts';
+import { type KernelChoice, kernelName, kernelOf, kernelVariable } from './kernel-choice.ts';
 import { ovmfPart } from './ovmf.ts';
 import { cacheRoot } from './part-cache.ts';
 import type { PartReport, Parts } from './parts.ts';
@@ -16,25 +18,57 @@ export async function findParts(): Promise<readonly PartReport[]> {
 
 async function partReports(): Promise<PartReport[]> {
   const root = cacheRoot();
+  const trixie = kernelOf({});
   let parts: { readonly [Name in keyof Parts]?: Parts[Name] | undefined };
   let qemuRemedy = getIt;
   try {
-    parts = await foundParts(root);
+    parts = await foundParts(root, trixie);
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     qemuRemedy = error.message; // SEALBUS_QEMU names one that does not do
-    parts = await foundParts(root, undefined, { ...process.env, SEALBUS_QEMU: undefined });
+    parts = await foundParts(root, trixie, undefined, { ...process.env, SEALBUS_QEMU: undefined });
     parts = { ...parts, qemu: undefined };
   }
-  const { qemu, libvfioUser, kernel, busybox } = parts;
+  const { qemu, libvfioUser, busybox } = parts;
   const program = qemu?.command.find((word) => word.endsWith('/qemu-system-x86_64'));
   return [
     part('qemu', qemu?.version, program ?? qemu?.command[0], qemuRemedy),
     part('libvfio-user', libvfioUser?.version, libvfioUser?.library),
-    part('kernel', kernel?.release, kernel?.vmlinux),
+    ...kernelReports(root),
     part('busybox', busybox?.version, busybox?.path),
     ...optionalReports(root),
   ];
+}
+
+/**
+ * The kernel that guests get (SEALBUS_KERNEL names it), the newest of each suite, and whatever else is
+ * in the cache.
+ */
+function kernelReports(root: string): PartReport[] {
+  const reports = madeKernels(root).map(({ part: name, kernel }) => ({
+    ...part(name, kernel.release, kernel.vmlinux),
+    required: false,
+  }));
+  const want = (choice: KernelChoice, required: boolean) => {
+    const name = choice.kind === 'directory' ? kernelVariable : kernelPartName(choice);
+    const kernel = findKernel(root, choice);
+    const same = reports.find(({ where }) => where !== undefined && where === kernel?.vmlinux);
+    if (same !== undefined) same.required ||= required;
+    else {
+      const get =
+        name === 'kernel' ? getIt : `'sealbus setup --kernel ${kernelName(choice)}' gets it`;
+      reports.push({ ...part(name, kernel?.release, kernel?.vmlinux, get), required });
+    }
+  };
+  try {
+    want(kernelOf(process.env), true);
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    reports.push({ ...part(kernelVariable, undefined, undefined, error.message), required: true });
+  }
+  for (const suite of ['trixie', 'trixie-backports'] as const)
+    want({ kind: 'suite', suite }, false);
+  return reports;
 }
 
 /** Parts that the first command fetches that needs them. */

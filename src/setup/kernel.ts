@@ -1,94 +1,130 @@
-/**
- * Debian trixie's 6.12 cloud kernel: image, ELF vmlinux, modules, and headers that build modules
- * with the host's gcc without being installed.
- */
-import { chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+/** Debian's cloud kernels: image, ELF vmlinux, modules, and headers that build modules. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { findBuiltKernel } from './built-kernel.ts';
 import { runCommand } from './command.ts';
-import { copyLibraries, loaderCommand } from './library-closure.ts';
-import { findMade, makePart, type PartRecipe } from './part-cache.ts';
+import type { DebianArchive } from './debian-archive.ts';
+import type { KernelChoice } from './kernel-choice.ts';
+import { libraryPackages, prepareHeaders } from './kernel-headers.ts';
+import { findMade, listMade, makePart, type PartRecipe } from './part-cache.ts';
 import type { KernelPart } from './parts.ts';
 import { type Making, unpackPackages } from './recipe.ts';
 import { SetupError } from './setup-error.ts';
 import { extractVmlinux } from './vmlinux.ts';
 
-export const kernelRecipe: PartRecipe = { part: 'kernel', recipe: 1, needsBytes: 300 * 2 ** 20 };
+type DebianChoice = Exclude<KernelChoice, { kind: 'directory' }>;
 
-/** What the headers' own programs are linked against (they are of trixie, the host may be older). */
-const libraryPackages = ['libc6', 'libelf1t64', 'zlib1g', 'libzstd1'];
+/** A part for the newest of each suite, so that fetching one leaves the others; one for all releases. */
+const recipes = {
+  trixie: { part: 'kernel', recipe: 1, needsBytes: 300 * 2 ** 20 },
+  'trixie-backports': { part: 'kernel-backports', recipe: 1, needsBytes: 300 * 2 ** 20 },
+  release: { part: 'kernel-release', recipe: 1, needsBytes: 300 * 2 ** 20 },
+} as const satisfies Readonly<Record<string, PartRecipe>>;
 
-export function findKernel(root: string): KernelPart | undefined {
-  return findMade<KernelPart>(root, kernelRecipe)?.record;
+/** The part of the cache that a chosen kernel is; `kernel` also for one that was built here. */
+export function kernelPartName(
+  choice: KernelChoice,
+): (typeof recipes)[keyof typeof recipes]['part'] {
+  return choice.kind === 'directory' ? 'kernel' : recipeOf(choice).part;
 }
 
-export async function makeKernel(making: Making): Promise<KernelPart> {
+/** The suites that {@link makeKernel} needs of the archive. */
+export function kernelSuites(choice: KernelChoice): readonly string[] {
+  if (choice.kind === 'directory') return [];
+  if (choice.kind === 'suite' && choice.suite === 'trixie') return ['trixie'];
+  return ['trixie', 'trixie-backports'];
+}
+
+/** APT preferences that take the chosen suite's newest kernel. */
+export function kernelPreferences(choice: KernelChoice): string {
+  if (choice.kind !== 'suite') return '';
+  return `Package: ${metapackage}\nPin: release n=${choice.suite}\nPin-Priority: 900\n`;
+}
+
+const metapackage = 'linux-image-cloud-amd64';
+
+/**
+ * The kernel, as far as it is here.
+ * @throws SetupError where a directory holds no kernel that a guest can boot
+ */
+export function findKernel(root: string, choice: KernelChoice): KernelPart | undefined {
+  if (choice.kind === 'directory') return findBuiltKernel(choice.directory);
+  const recipe = recipeOf(choice);
+  if (choice.kind === 'suite') return findMade<KernelPart>(root, recipe)?.record;
+  return madeKernels(root).find(({ kernel }) => kernel.release === choice.release)?.kernel;
+}
+
+/** All of Debian's that are in the cache, each with the name of its part. */
+export function madeKernels(
+  root: string,
+): readonly { readonly part: string; readonly kernel: KernelPart }[] {
+  return Object.values(recipes).flatMap((recipe) =>
+    listMade<KernelPart>(root, recipe).map(({ record }) => ({ part: recipe.part, kernel: record })),
+  );
+}
+
+/** @throws SetupError where the archive has no such kernel; what it has is named */
+export async function makeKernel(making: Making, choice: KernelChoice): Promise<KernelPart> {
+  if (choice.kind === 'directory') return findBuiltKernel(choice.directory);
   const { progress, signal } = making;
   const archive = await making.archive();
-  const version = await archive.candidate('linux-image-cloud-amd64');
-  const image = (await archive.dependencies('linux-image-cloud-amd64')).find((name) =>
-    /^linux-image-6\.12\.\S+-cloud-amd64$/.test(name),
-  );
-  if (!image) {
-    throw new SetupError({
-      expected: 'linux-image-cloud-amd64 to depend on a 6.12 kernel',
-      got: `version ${version}, which does not`,
-      remedy: 'The archive has moved on; sealbus needs an update.',
-    });
-  }
-  const release = image.slice('linux-image-'.length);
+  const release = await releaseOf(archive, choice);
   const abi = release.slice(0, -'-cloud-amd64'.length);
+  const image = `linux-image-${release}`;
+  // Until 6.12 all of it was in the image's package; later ones are cut into several.
+  const pieces = ['binary', 'modules', 'base'].map((piece) => `linux-${piece}-${release}`);
+  const depended = await archive.dependencies(image);
   const headers = [`linux-headers-${release}`, `linux-headers-${abi}-common`];
-  const names = [image, ...headers, `linux-kbuild-${abi}`, ...libraryPackages];
+  const names = [
+    ...[image, ...pieces.filter((name) => depended.includes(name))],
+    ...[...headers, `linux-kbuild-${abi}`, ...libraryPackages],
+  ];
+  const { part } = recipeOf(choice);
 
   return await makePart(
     making.root,
-    kernelRecipe,
-    version,
+    recipeOf(choice),
+    await archive.candidate(image),
     async (temporary, final) => {
       const debs = join(temporary, 'deb');
-      await unpackPackages(
-        making,
-        'kernel',
-        await archive.download('kernel', names, debs),
-        temporary,
-      );
+      await unpackPackages(making, part, await archive.download(part, names, debs), temporary);
       await rm(debs, { recursive: true });
 
-      progress({ part: 'kernel', phase: 'taking vmlinux out of the bzImage' });
-      const bzImage = join('boot', `vmlinuz-${release}`);
+      progress({ part, phase: 'taking vmlinux out of the bzImage' });
+      const modules = join('usr/lib/modules', release);
+      const bzImage = [join('boot', `vmlinuz-${release}`), join(modules, 'vmlinuz')].find((name) =>
+        existsSync(join(temporary, name)),
+      );
+      if (bzImage === undefined) {
+        throw new SetupError({
+          expected: `a vmlinuz in ${image} and what it depends on`,
+          got: 'none where Debian has put it so far',
+          remedy: 'The archive has moved on; sealbus needs an update.',
+        });
+      }
       const elf = await extractVmlinux(readFileSync(join(temporary, bzImage)), (packed) =>
         unxz(packed, temporary, signal),
       );
       const vmlinux = join('boot', `vmlinux-${release}`);
+      await mkdir(join(temporary, 'boot'), { recursive: true });
       writeFileSync(join(temporary, vmlinux), elf);
 
-      progress({ part: 'kernel', phase: 'making the headers build here' });
+      progress({ part, phase: 'making the headers build here' });
       const kbuild = join('usr/lib', `linux-kbuild-${abi}`);
-      await wrapPrograms(temporary, final, kbuild, signal);
       const build = join('usr/src', `linux-headers-${release}`);
-      rewriteHeaders(temporary, final, build);
+      const variables = await prepareHeaders(temporary, final, { kbuild, build }, signal);
       for (const name of ['usr/share', 'usr/bin', 'usr/sbin', 'etc', 'var', 'lib64', 'usr/lib64']) {
         await rm(join(temporary, name), { recursive: true, force: true });
       }
       await rm(join(temporary, 'usr/lib/x86_64-linux-gnu'), { recursive: true });
 
-      const modules = join('usr/lib/modules', release);
       const record: KernelPart = {
         release,
         vmlinux: join(final, vmlinux),
         bzImage: join(final, bzImage),
         modules: join(final, modules),
-        build: {
-          directory: join(final, build),
-          variables: {
-            CC: 'gcc',
-            CROSS_COMPILE: '',
-            // gcc 14 has -fmin-function-alignment, which the kernel was configured with; 12 has not.
-            CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT: '',
-            CONFIG_DEBUG_INFO_BTF_MODULES: '', // needs pahole
-          },
-        },
+        build: { directory: join(final, build), variables },
       };
       const files = [
         record.vmlinux,
@@ -104,6 +140,35 @@ export async function makeKernel(making: Making): Promise<KernelPart> {
   );
 }
 
+function recipeOf(choice: DebianChoice) {
+  return choice.kind === 'suite' ? recipes[choice.suite] : recipes.release;
+}
+
+async function releaseOf(archive: DebianArchive, choice: DebianChoice): Promise<string> {
+  if (choice.kind === 'suite') {
+    const version = await archive.candidate(metapackage);
+    const image = (await archive.dependencies(metapackage)).find((name) =>
+      /^linux-image-\d\S+-cloud-amd64$/.test(name),
+    );
+    if (image) return image.slice('linux-image-'.length);
+    throw new SetupError({
+      expected: `${metapackage} of ${choice.suite} to depend on a kernel`,
+      got: `version ${version}, which does not`,
+      remedy: 'The archive has moved on; sealbus needs an update.',
+    });
+  }
+  // Of a kernel that is no longer built, odd packages stay in the index; the headers go with it.
+  const releases = (await archive.packageNames('linux-headers-'))
+    .map((name) => name.slice('linux-headers-'.length))
+    .filter((name) => /^\d.*-cloud-amd64$/.test(name));
+  if (releases.includes(choice.release)) return choice.release;
+  throw new SetupError({
+    expected: `a cloud kernel ${choice.release} in trixie or trixie-backports`,
+    got: `none; there are ${releases.sort().join(', ') || 'none at all'}`,
+    remedy: "Name one of these, or 'trixie' or 'trixie-backports' for the newest.",
+  });
+}
+
 async function unxz(packed: Buffer, directory: string, signal?: AbortSignal): Promise<Buffer> {
   const file = join(directory, 'payload');
   writeFileSync(`${file}.xz`, packed);
@@ -111,50 +176,4 @@ async function unxz(packed: Buffer, directory: string, signal?: AbortSignal): Pr
   const unpacked = readFileSync(file);
   await rm(file);
   return unpacked;
-}
-
-/** Puts scripts in the place of the programs that a module build runs: they call the tree's loader. */
-async function wrapPrograms(
-  temporary: string,
-  final: string,
-  kbuild: string,
-  signal?: AbortSignal,
-): Promise<void> {
-  const programs = [
-    'scripts/basic/fixdep',
-    'scripts/mod/modpost.real-lsb-64',
-    'scripts/mod/modpost',
-    'scripts/genksyms/genksyms',
-    'tools/objtool/objtool.real-x86',
-    'tools/objtool/objtool',
-    'tools/bpf/resolve_btfids/resolve_btfids',
-  ].filter((name) => existsSync(join(temporary, kbuild, name)));
-  const libraries = join(kbuild, 'lib');
-  await copyLibraries(
-    temporary,
-    programs.map((name) => join(temporary, kbuild, name)),
-    join(temporary, libraries),
-    signal,
-  );
-  for (const name of programs) {
-    const wrapper = join(temporary, kbuild, name);
-    // Debian's modpost and objtool pick the real program by their own path: leave them as they are.
-    if (existsSync(`${wrapper}.real-lsb-64`) || existsSync(`${wrapper}.real-x86`)) continue;
-    const program = `${name}.program`;
-    renameSync(wrapper, join(temporary, kbuild, program));
-    const command = loaderCommand(join(final, libraries), join(final, kbuild, program));
-    writeFileSync(wrapper, `#!/bin/sh\nexec ${command.map(shellQuoted).join(' ')} "$@"\n`);
-    chmodSync(wrapper, 0o755);
-  }
-}
-
-/** The headers name each other by where a package would put them. */
-function rewriteHeaders(temporary: string, final: string, build: string): void {
-  const makefile = join(temporary, build, 'Makefile');
-  const text = readFileSync(makefile, 'utf8');
-  writeFileSync(makefile, text.replaceAll('/usr/src/', `${join(final, 'usr/src')}/`));
-}
-
-function shellQuoted(word: string): string {
-  return `'${word.replaceAll("'", "'\\''")}'`;
 }

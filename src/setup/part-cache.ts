@@ -62,21 +62,35 @@ export function makeCacheRoot(root: string): void {
   }
 }
 
-/**
- * The part as it was last made with this recipe, where it is whole: every file of its stamp is
- * there and as long as it was. Costs a few stats.
- */
+/** One that was made. */
+export interface MadePart<Record> {
+  readonly version: string;
+  readonly directory: string;
+  readonly record: Record;
+}
+
+/** The part as it was last made with this recipe, where it is whole. Costs a few stats. */
 export function findMade<Record>(
   root: string,
+  recipe: Pick<PartRecipe, 'part' | 'recipe'>,
+): MadePart<Record> | undefined {
+  return listMade<Record>(root, recipe)[0];
+}
+
+/**
+ * Every version of the part that was made with this recipe and is whole: every file of its stamp is
+ * there and as long as it was. The one made last comes first.
+ */
+export function listMade<Record>(
+  root: string,
   { part, recipe }: Pick<PartRecipe, 'part' | 'recipe'>,
-): { readonly version: string; readonly directory: string; readonly record: Record } | undefined {
-  const made = entries(root)
+): readonly MadePart<Record>[] {
+  return entries(root)
     .filter((name) => name.startsWith(`${part}-`) && name.endsWith(`-r${recipe}`))
     .map((name) => readStamp<Record>(join(root, name)))
     .filter((stamp) => stamp !== undefined)
     .filter((stamp) => stamp.part === part && stamp.recipe === recipe && isWhole(stamp))
     .sort((a, b) => (a.madeAt < b.madeAt ? 1 : -1));
-  return made[0];
 }
 
 /**

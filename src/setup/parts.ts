@@ -30,12 +30,14 @@ export interface KernelPart {
   /** ELF vmlinux with a PVH entry: boots fastest. */
   readonly vmlinux: string;
   readonly bzImage: string;
-  /** lib/modules/<release>, unpacked. */
+  /** lib/modules/<release>, unpacked; of a kernel that was built here, the build directory. */
   readonly modules: string;
   /** What to give to `make -C` for out-of-tree modules, and the variables it needs on this host. */
   readonly build: {
     readonly directory: string;
     readonly variables: Readonly<Record<string, string>>;
+    /** Changes when modules have to be built again, where the directory's name does not say so. */
+    readonly identity?: string;
   };
 }
 
@@ -57,7 +59,15 @@ export interface OvmfPart {
   readonly variables: string;
 }
 
-export type PartName = 'qemu' | 'libvfio-user' | 'kernel' | 'busybox' | 'grub' | 'ovmf';
+export type PartName =
+  | 'qemu'
+  | 'libvfio-user'
+  | 'kernel'
+  | 'kernel-backports'
+  | 'kernel-release'
+  | 'busybox'
+  | 'grub'
+  | 'ovmf';
 
 /** One line of `sealbus doctor`: a part, or something that the host can or cannot do. */
 export interface PartReport {

@@ -51,6 +51,9 @@ function openable(): AcceleratorVerdict | undefined {
   }
 }
 
+/** Of so many the verdict is remembered: a matrix of kernels would ask again at every turn. */
+const rememberedMax = 8;
+
 /** The verdict holds for one boot of the host, one QEMU and one kernel. */
 async function remembered(
   parts: Pick<Parts, 'qemu' | 'kernel'>,
@@ -65,13 +68,15 @@ async function remembered(
   const file = join(cache, 'accelerator.json');
   // None, or one that is not ours: then it is found anew.
   const known = await readFile(file, 'utf8')
-    .then(parseVerdict)
-    .catch(() => undefined);
-  if (known?.key === key) return { accelerator: known.accelerator, why: known.why };
+    .then(parseVerdicts)
+    .catch(() => []);
+  const same = known.find((one) => one.key === key);
+  if (same !== undefined) return { accelerator: same.accelerator, why: same.why };
   const verdict = await probeKvm(parts);
   await mkdir(cache, { recursive: true });
   const temporary = `${file}.${process.pid}`;
-  await writeFile(temporary, JSON.stringify({ key, ...verdict }, null, 2));
+  const kept = [{ key, ...verdict }, ...known].slice(0, rememberedMax);
+  await writeFile(temporary, JSON.stringify(kept, null, 2));
   await rename(temporary, file);
   return verdict;
 }
@@ -138,10 +143,11 @@ async function stopReason(qmp: QmpClient, timeoutMs: number): Promise<string> {
   return 'QEMU stopped the guest in the middle of its boot';
 }
 
-function parseVerdict(
-  text: string,
-): { key: string; accelerator: Accelerator; why: string } | undefined {
-  const { key, accelerator, why } = JSON.parse(text) as Record<string, unknown>;
-  if (typeof key !== 'string' || typeof why !== 'string') return undefined;
-  return accelerator === 'kvm' || accelerator === 'tcg' ? { key, accelerator, why } : undefined;
+function parseVerdicts(text: string): readonly (AcceleratorVerdict & { readonly key: string })[] {
+  const list: unknown = JSON.parse(text);
+  if (!Array.isArray(list)) return [];
+  return list.flatMap(({ key, accelerator, why }: Record<string, unknown>) => {
+    if (typeof key !== 'string' || typeof why !== 'string') return [];
+    return accelerator === 'kvm' || accelerator === 'tcg' ? [{ key, accelerator, why }] : [];
+  });
 }

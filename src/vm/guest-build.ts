@@ -16,13 +16,14 @@ import { VmError } from './vm-error.ts';
 /** The repository's qemu/. */
 export const guestSources = fileURLToPath(new URL('../../qemu/', import.meta.url));
 
-const programFlags = [
-  ...['-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror'],
+/** Of the guest's static programs. */
+export const programFlags = [
+  ...['-std=gnu11', '-O2', '-Wall', '-Wextra'],
   ...['-static', '-s', '-pthread', '-ffunction-sections', '-Wl,--gc-sections'],
 ];
 /** Debugging information would be twenty times the code, and be unpacked at every boot. */
 const moduleFlags = ['W=1', 'KCFLAGS=-g0'];
-const buildTimeoutMs = 120_000;
+export const buildTimeoutMs = 120_000;
 /** Of one name; older ones are removed. */
 const keptOfEachName = 8;
 
@@ -41,12 +42,11 @@ export async function buildProgram(source: string, cache = guestCache()): Promis
   const directory = join(file, '..');
   const headers = files(directory).filter((name) => name.endsWith('.h'));
   const inputs = [file, ...headers.map((name) => join(directory, name))];
-  const key = contentKey(inputs, [...programFlags, identity(compiler)]);
+  const flags = [...programFlags, '-Werror'];
+  const key = contentKey(inputs, [...flags, identity(compiler)]);
   return await made(cache, basename(source, '.c'), key, '', async (temporary) => {
     const output = join(temporary, 'program');
-    await runCommand(compiler, [...programFlags, '-o', output, file], {
-      timeout_ms: buildTimeoutMs,
-    });
+    await runCommand(compiler, [...flags, '-o', output, file], { timeout_ms: buildTimeoutMs });
     return output;
   });
 }
@@ -74,6 +74,7 @@ export async function buildModule(
   const key = contentKey(paths, [
     kernel.release,
     kernel.build.directory,
+    kernel.build.identity ?? '',
     ...variables,
     ...moduleFlags,
   ]);
@@ -99,6 +100,7 @@ export async function made(
   key: string,
   extension: string,
   make: (temporary: string) => Promise<string>,
+  kept = keptOfEachName,
 ): Promise<string> {
   const final = join(cache, `${name}-${key}${extension}`);
   if (existsSync(final)) return final;
@@ -109,7 +111,7 @@ export async function made(
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
-  prune(cache, name, extension);
+  prune(cache, name, extension, kept);
   return final;
 }
 
@@ -164,13 +166,13 @@ function identity(program: string): string {
   return `${path} ${size} ${mtimeMs}`;
 }
 
-function prune(cache: string, name: string, extension: string): void {
+function prune(cache: string, name: string, extension: string, kept: number): void {
   const same = new RegExp(`^${name}-[0-9a-f]{16}${extension.replace('.', '\\.')}$`);
   const old = files(cache)
     .filter((entry) => same.test(entry))
     .map((entry) => ({ entry, at: modified(join(cache, entry)) }))
     .sort((a, b) => b.at - a.at)
-    .slice(keptOfEachName);
+    .slice(kept);
   for (const { entry } of old) rmSync(join(cache, entry), { force: true });
 }
 

@@ -36,5 +36,5 @@ function line(report: PartReport): string {
   const words = found
     ? [report.version, report.where].filter((word) => word !== undefined).join('  ')
     : report.remedy;
-  return `${state}  ${name.padEnd(14)}  ${words}`;
+  return `${state}  ${name.padEnd(16)}  ${words}`;
 }

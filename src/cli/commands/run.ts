@@ -21,12 +21,14 @@ import {
 import { tellFaults } from '../fault-lines.ts';
 import { beConsole, runInGuest, shutDown } from '../guest-streams.ts';
 import { interruptible } from '../interruption.ts';
+import { kernelOption } from '../kernel-option.ts';
 import { chooseMemory, type MemoryChoice } from '../memory-choice.ts';
 import { PhaseDisplay } from '../phase-display.ts';
 import { acceleratorOption, memoryOption, sizeOption } from './demo.ts';
 import { readyParts } from './setup.ts';
 
 interface RunFlags {
+  readonly kernel?: string;
   readonly memory: MemoryChoice;
   readonly size: number;
   readonly accel: 'auto' | 'kvm' | 'tcg';
@@ -54,6 +56,7 @@ export function runCommand(): Command {
       'what to run in the guest; without one a shell, with --disk the console',
     )
     .passThroughOptions()
+    .addOption(kernelOption())
     .addOption(memoryOption())
     .addOption(sizeOption())
     .addOption(acceleratorOption())
@@ -127,6 +130,11 @@ function withDiskDefaults(flags: RunFlags, command: Command): RunFlags {
     if (alone !== undefined) throw new Error(`expected --disk with --${alone}, got none`);
     return flags;
   }
+  if (flags.kernel !== undefined) {
+    throw new Error(
+      'expected no --kernel with --disk, got one: the guest’s kernel is what is on the disk',
+    );
+  }
   if (flags.append.length > 0) {
     throw new Error(
       'expected no --append with --disk, got one: the disk’s own boot loader has the kernel arguments',
@@ -146,7 +154,7 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
   if (asConsole && Object.keys(flags.file).length > 0) {
     throw new Error('expected a command with --disk and --file, got none');
   }
-  const parts = await readyParts(signal);
+  const parts = await readyParts(signal, flags.kernel);
   const devices = await makeDevices(flags.device ?? parseDevice('edu'));
   const display = new PhaseDisplay();
   const options: Omit<GuestOptions, 'memory'> = {

@@ -35,6 +35,32 @@ it('says the same as JSON', async () => {
   }
 });
 
+it('lists kernels: what the suites have, and the one that guests get', async () => {
+  const json = async (env: Record<string, string>) => {
+    const { code, stdout } = await place.run(['doctor', '--json'], { env });
+    return { code, reports: JSON.parse(`${stdout}`) as PartReport[] };
+  };
+  const kernels = (reports: readonly PartReport[]) =>
+    reports
+      .filter(({ name }) => /kernel/i.test(name))
+      .map(({ name, required }) => [name, required]);
+  const trixie = await json({ SEALBUS_KERNEL: '' });
+  expect(kernels(trixie.reports)).toEqual(
+    expect.arrayContaining([
+      ['kernel', true],
+      ['kernel-backports', false],
+    ]),
+  );
+  const wrong = await json({ SEALBUS_KERNEL: 'hurd' });
+  expect(wrong.code).toBe(1);
+  expect(wrong.reports.find(({ name }) => name === 'SEALBUS_KERNEL')).toMatchObject({
+    found: false,
+    required: true,
+    remedy: expect.stringContaining('"hurd"'),
+  });
+  expect(kernels(wrong.reports)).toEqual(expect.arrayContaining([['kernel', false]]));
+});
+
 it('says what is missing and what to do where nothing is set up, and ends with 1', async () => {
   const env = { XDG_CACHE_HOME: empty, SEALBUS_QEMU: '' };
   const { code, stdout } = await place.run(['doctor'], { env });

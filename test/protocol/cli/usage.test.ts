@@ -51,6 +51,20 @@ describe('refused before anything starts', () => {
           /--size.*expected/s,
         ] as const,
     ),
+    ...['hurd', '6.12', ''].map(
+      (kernel) =>
+        [
+          `a kernel called '${kernel}'`,
+          ['run', '--kernel', kernel, '--', 'true'],
+          /--kernel.*expected the name of a kernel.*trixie-backports/s,
+        ] as const,
+    ),
+    [
+      'a kernel that was not built',
+      ['run', '--kernel', scratch, '--', 'true'],
+      /build directory of a kernel at .*kernel\.release.*ENOENT/,
+    ],
+    ['a kernel for a disk', ['run', '--kernel', 'trixie', '--disk', throwing], /no --kernel with/],
     ['no CPU', ['run', '--cpus', '0', '--', 'true'], /--cpus.*whole number/s],
     ['a part of a CPU', ['run', '--cpus', '1.5', '--', 'true'], /--cpus.*whole number/s],
     ['no time', ['run', '--timeout', '0', '--', 'true'], /--timeout.*seconds/s],

@@ -15,6 +15,7 @@ import {
   cacheRoot,
   findMade,
   inTemporary,
+  listMade,
   makePart,
   type PartRecipe,
   removeLeftovers,
@@ -52,6 +53,15 @@ test('of two versions the one made last is found', async () => {
   await new Promise((resolve) => setTimeout(resolve, 5));
   await make('1');
   expect(findMade(root, recipe)?.version).toBe('1');
+  expect(listMade(root, recipe).map(({ version }) => version)).toEqual(['1', '2']);
+});
+
+test('a part whose name begins as another’s is not taken for it', async () => {
+  await makePart(root, { ...recipe, part: 'kernel-backports' }, '7', async () => {
+    return { record: {}, files: [] };
+  });
+  expect(findMade(root, { ...recipe, part: 'kernel' })).toBeUndefined();
+  expect(findMade(root, { ...recipe, part: 'kernel-backports' })?.version).toBe('7');
 });
 
 test('another recipe, a cut file, a lost file and a moved folder do not count', async () => {
