@@ -1,3 +1,4 @@
+import type { Clock } from './clock.ts';
 import type { DmaPort } from './dma-port.ts';
 import type { RegisterDescription } from './register/description.ts';
 
@@ -79,6 +80,11 @@ export interface PciLink {
    * bounds it.
    */
   fault(error: Error): void;
+  /**
+   * The clock to go by in place of the function's own, for those who record when alarms ring, or say
+   * when they are to. Absent: its own.
+   */
+  clock?(own: Clock): Clock;
 }
 
 /**

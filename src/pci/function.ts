@@ -211,7 +211,7 @@ export abstract class PciFunction implements PciEndpoint {
   }
 
   #begin(link: PciLink): void {
-    const epoch = new Epoch(link.dma, this.#clock);
+    const epoch = new Epoch(link.dma, link.clock?.(this.#clock) ?? this.#clock);
     epoch.clock.onThrow = (error) => this.#threw(error, epoch);
     epoch.clock.onStart = (work) => this.start(work);
     this.#epoch = epoch;

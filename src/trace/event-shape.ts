@@ -90,6 +90,7 @@ const EVENTS: Readonly<Record<TraceEvent['kind'], Shape>> = {
   register: {
     ...{ t: count, rid: place, direction, bar, offset: count, width: count, value },
     ...{ register: optional(text), fields: optional(byName(number)), took: optional(count) },
+    sameTurn: optional(flag),
   },
   dma: {
     ...{ t: count, rid: place, direction, iova: address, bytes: count, data: optional(digits) },
@@ -107,7 +108,9 @@ const EVENTS: Readonly<Record<TraceEvent['kind'], Shape>> = {
   reset: {
     ...{ t: count, rid: place },
     cause: oneOf('function-level', 'device', 'power-state', 'connection-lost'),
+    sameTurn: optional(flag),
   },
+  alarm: { t: count, rid: place, alarm: count },
   unmodelled: { t: count, rid: place, direction, bar, offset: count, width: count, why: text },
   iommu: {
     ...{ t: count, command: oneOf('attach', 'detach', 'map', 'unmap', 'probe'), status: count },

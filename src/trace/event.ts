@@ -58,8 +58,17 @@ export interface TracedBar {
 
 export type TracedRegister = RegisterDescription;
 
+/** What comes to a function from outside. */
+interface Input extends OfFunction {
+  /**
+   * It came in the same turn of the event loop as the function's access before it, as posted writes
+   * may: nothing that the function awaited went on between the two.
+   */
+  readonly sameTurn?: true;
+}
+
 /** The guest read or wrote a BAR. */
-export interface RegisterEvent extends OfFunction {
+export interface RegisterEvent extends Input {
   readonly kind: 'register';
   readonly direction: 'read' | 'write';
   readonly bar: number;
@@ -124,9 +133,16 @@ export interface InterruptModeEvent extends OfFunction {
   readonly mode: 'none' | 'intx' | 'msi' | 'msi-x';
 }
 
-export interface ResetEvent extends OfFunction {
+export interface ResetEvent extends Input {
   readonly kind: 'reset';
   readonly cause: ResetCause;
+}
+
+/** An alarm of the function's clock rang. Only in traces that hold all data, for a replay. */
+export interface AlarmEvent extends OfFunction {
+  readonly kind: 'alarm';
+  /** Alarms are counted as they are set, from 1 on. */
+  readonly alarm: number;
 }
 
 export interface UnmodelledEvent extends OfFunction {
@@ -178,6 +194,7 @@ export type TraceEvent =
   | InterruptEvent
   | InterruptModeEvent
   | ResetEvent
+  | AlarmEvent
   | UnmodelledEvent
   | IommuEvent
   | DeviceErrorEvent

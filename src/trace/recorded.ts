@@ -50,6 +50,8 @@ export interface FunctionNames {
 export class RecordedAccess implements Recorded {
   readonly at: number;
   over = false;
+  /** It came in the same turn of the event loop as the function's access before it. */
+  sameTurn = false;
   readonly held: number;
   readonly #function: FunctionNames;
   readonly #direction: 'read' | 'write';
@@ -119,6 +121,7 @@ export class RecordedAccess implements Recorded {
             ),
           }),
       took: Math.round((this.#end - this.at) * 1e6),
+      ...(this.sameTurn ? { sameTurn: true } : {}),
     };
   }
 

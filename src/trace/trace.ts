@@ -122,7 +122,8 @@ export class Trace implements Instrument {
     if (device instanceof VirtioIommu) {
       device.onRequest((type, request, status) => this.record(iommuEvent(type, request, status)));
     }
-    return new TracedEndpoint(endpoint, names, this.#journal);
+    const alarms = this.dataBytesMax === Number.POSITIVE_INFINITY;
+    return new TracedEndpoint(endpoint, names, this.#journal, alarms);
   }
 
   /** Nothing is recorded from here on. @throws Error where the file could not be written */

@@ -1,3 +1,4 @@
+import type { Clock } from '../pci/clock.ts';
 import type {
   InterruptLink,
   PciEndpoint,
@@ -7,6 +8,8 @@ import type {
 } from '../pci/endpoint.ts';
 import type { Journal } from './journal.ts';
 import { type FunctionNames, RecordedAccess, RecordedEvent, type Untimed } from './recorded.ts';
+import { TracedClock } from './traced-clock.ts';
+import { Turn } from './turn.ts';
 
 /** Longest words of a device's error that are kept. */
 const MESSAGE_CHARACTERS_MAX = 500;
@@ -21,8 +24,12 @@ export class TracedEndpoint implements PciEndpoint {
   readonly #inner: PciEndpoint;
   readonly #function: FunctionNames;
   readonly #journal: Journal;
+  readonly #alarms: boolean;
+  readonly #turn = new Turn();
+  #clock: TracedClock | undefined;
 
-  constructor(inner: PciEndpoint, names: FunctionNames, journal: Journal) {
+  /** @param alarms whether to record when those of the function's clock ring */
+  constructor(inner: PciEndpoint, names: FunctionNames, journal: Journal, alarms: boolean) {
     this.identity = inner.identity;
     this.express = inner.express;
     this.capabilities = inner.capabilities;
@@ -31,6 +38,7 @@ export class TracedEndpoint implements PciEndpoint {
     this.#inner = inner;
     this.#function = names;
     this.#journal = journal;
+    this.#alarms = alarms;
   }
 
   plug(link: PciLink): void {
@@ -49,6 +57,12 @@ export class TracedEndpoint implements PciEndpoint {
         const message = error.message.slice(0, MESSAGE_CHARACTERS_MAX);
         record({ kind: 'device-error', rid, message });
         link.fault(error);
+      },
+      clock: (own: Clock) => {
+        const clock = link.clock?.(own) ?? own;
+        if (!this.#alarms) return clock;
+        this.#clock ??= new TracedClock(clock, (alarm) => record({ kind: 'alarm', rid, alarm }));
+        return this.#clock;
       },
     });
   }
@@ -78,7 +92,9 @@ export class TracedEndpoint implements PciEndpoint {
   }
 
   reset(cause: ResetCause): void {
-    const event = { kind: 'reset', rid: this.#function.rid, cause } as const;
+    const { rid } = this.#function;
+    const turn = this.#turn.goesOn() ? ({ sameTurn: true } as const) : {};
+    const event = { kind: 'reset', rid, cause, ...turn } as const;
     this.#journal.add(new RecordedEvent(this.#journal.now(), event));
     this.#inner.reset(cause);
   }
@@ -86,6 +102,7 @@ export class TracedEndpoint implements PciEndpoint {
   #access(direction: 'read' | 'write', bar: number, offset: number, width: number) {
     const journal = this.#journal;
     const access = new RecordedAccess(journal.now(), this.#function, direction, bar, offset, width);
+    access.sameTurn = this.#turn.goesOn();
     journal.add(access);
     return access;
   }
