@@ -580,6 +580,9 @@ static void handle_frame(const struct agent_frame *frame, char *payload)
 	case AGENT_POWER_OFF:
 		power_off();
 		return;
+	case AGENT_GREET:
+		send_hello();
+		return;
 	}
 	/* Frames for a session that has just ended cross its exit: no fault. */
 	if (!session)

@@ -35,6 +35,7 @@ enum agent_frame_type {
 	AGENT_SIGNAL = 3,	/* u32 signal number, to the command's process group */
 	AGENT_WINDOW_SIZE = 4,	/* u16 rows, u16 columns */
 	AGENT_POWER_OFF = 5,	/* no payload */
+	AGENT_GREET = 6,	/* no payload; AGENT_HELLO answers */
 	/* Both ways. */
 	AGENT_CREDIT = 8,	/* u32 bytes of the stream that were consumed */
 	/* Guest to host. */

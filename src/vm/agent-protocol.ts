@@ -18,6 +18,7 @@ export const frameType = {
   signal: 3,
   windowSize: 4,
   powerOff: 5,
+  greet: 6,
   credit: 8,
   hello: 16,
   output: 17,

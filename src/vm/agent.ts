@@ -25,20 +25,16 @@ export class Agent {
   /** Settles at the agent's first word. Rejects where the guest goes first. */
   readonly hello: Promise<AgentHello>;
   readonly #port: Duplex;
-  readonly #reader = new FrameReader();
+  #reader = new FrameReader();
   readonly #sessions = new Map<number, GuestCommand>();
-  #onHello: (hello: AgentHello) => void = () => {};
-  #onNoHello: (error: Error) => void = () => {};
+  /** Those who wait for the agent's next first word. */
+  #greeted: PromiseWithResolvers<AgentHello>[] = [];
   #nextSession = 1;
   #gone: Error | undefined;
 
   constructor(port: Duplex) {
     this.#port = port;
-    this.hello = new Promise((resolve, reject) => {
-      this.#onHello = resolve;
-      this.#onNoHello = reject;
-    });
-    this.hello.catch(() => {}); // whoever awaits it sees it
+    this.hello = this.nextHello();
     port.on('data', (chunk: Buffer) => this.#take(chunk));
     port.on('error', () => {}); // QEMU is gone: its process says why
   }
@@ -63,6 +59,29 @@ export class Agent {
   }
 
   /**
+   * The first word of an agent that is still to start, as after a reboot. Rejects where the guest goes
+   * first.
+   */
+  nextHello(): Promise<AgentHello> {
+    const waiting = Promise.withResolvers<AgentHello>();
+    waiting.promise.catch(() => {}); // whoever awaits it sees it
+    if (this.#gone) waiting.reject(this.#gone);
+    else this.#greeted.push(waiting);
+    return waiting.promise;
+  }
+
+  /** Asks an agent that runs already to say its first word again. */
+  greet(): void {
+    this.#send(encodeFrame(frameType.greet, 0));
+  }
+
+  /** The guest's machine was reset: what ran is gone, and a half frame is never finished. */
+  restarted(error: Error): void {
+    this.#reader = new FrameReader();
+    for (const session of this.#sessions.values()) session.finish(error);
+  }
+
+  /**
    * Asks the guest to power off: as init the agent kills what runs, and asks the firmware; as a
    * service it asks systemd.
    */
@@ -73,7 +92,7 @@ export class Agent {
   /** The guest is gone: every command ends so. */
   end(error: Error, outcome: CommandEnd | Error = error): void {
     this.#gone ??= error;
-    this.#onNoHello(error);
+    for (const waiting of this.#greeted.splice(0)) waiting.reject(error);
     for (const session of this.#sessions.values()) session.finish(outcome);
   }
 
@@ -123,9 +142,10 @@ export class Agent {
           'its image was built from another checkout',
       );
     }
-    this.#onHello({
+    const hello = {
       uptimeMs: payload.readUInt32LE(4),
       kernelRelease: payload.subarray(8).toString('utf8'),
-    });
+    };
+    for (const waiting of this.#greeted.splice(0)) waiting.resolve(hello);
   }
 }

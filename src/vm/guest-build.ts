@@ -62,32 +62,43 @@ export async function buildModule(
   kernel: KernelPart,
   cache = guestCache(),
 ): Promise<string> {
-  const make = needed('make');
+  const build = moduleBuild(kernel);
   const directory = join(guestSources, folder);
   const inputs = files(directory).filter(
     (name) => name === 'Kbuild' || isModuleSource(name, module),
   );
-  const variables = Object.entries(kernel.build.variables).map(
-    ([name, value]) => `${name}=${value}`,
-  );
   const paths = inputs.map((name) => join(directory, name));
-  const key = contentKey(paths, [
-    kernel.release,
-    kernel.build.directory,
-    kernel.build.identity ?? '',
-    ...variables,
-    ...moduleFlags,
-  ]);
+  const key = contentKey(paths, build.dependsOn);
   return await made(cache, module, key, '.ko', async (temporary) => {
     for (const path of paths) await cp(path, join(temporary, basename(path)));
-    const build = ['-C', kernel.build.directory, `M=${temporary}`, ...variables];
-    const args = [...build, ...moduleFlags, 'modules'];
-    const { stdout, stderr } = await runCommand(make, args, { timeout_ms: buildTimeoutMs });
+    const args = build.arguments(temporary);
+    const { stdout, stderr } = await runCommand(build.make, args, { timeout_ms: buildTimeoutMs });
     const said = `${stdout}${stderr}`;
     const warnings = said.split('\n').filter((line) => /\bwarning:/i.test(line));
-    if (warnings.length > 0) throw new CommandError(make, args, 'warnings', 0, said);
+    if (warnings.length > 0) throw new CommandError(build.make, args, 'warnings', 0, said);
     return join(temporary, `${module}.ko`);
   });
+}
+
+export interface ModuleBuild {
+  readonly make: string;
+  /** For a folder with a Kbuild. */
+  arguments(folder: string): string[];
+  /** What the outcome depends on beside the sources. */
+  readonly dependsOn: readonly string[];
+}
+
+/** How modules are built against a kernel. @throws VmError where make is not there */
+export function moduleBuild({ release, build }: KernelPart): ModuleBuild {
+  const variables = Object.entries(build.variables).map(([name, value]) => `${name}=${value}`);
+  const { directory, identity = '' } = build;
+  return {
+    make: needed('make'),
+    arguments: (folder) => {
+      return ['-C', directory, `M=${folder}`, ...variables, ...moduleFlags, 'modules'];
+    },
+    dependsOn: [release, directory, identity, ...variables, ...moduleFlags],
+  };
 }
 
 /**
@@ -150,7 +161,8 @@ function files(directory: string): string[] {
     .sort();
 }
 
-function needed(program: string): string {
+/** Where a program of the host is. @throws VmError with what installs it */
+export function needed(program: string): string {
   const found = findProgram(program);
   if (found) return found;
   throw new VmError(
@@ -160,7 +172,7 @@ function needed(program: string): string {
 }
 
 /** Changes when the compiler does, without running it. */
-function identity(program: string): string {
+export function identity(program: string): string {
   const path = realpathSync(program);
   const { size, mtimeMs } = statSync(path);
   return `${path} ${size} ${mtimeMs}`;

@@ -23,6 +23,8 @@ export interface VirtualMachineDescription {
   readonly qmp?: Channel;
   /** A virtio-rng function, for guests that wait for entropy. */
   readonly entropy?: boolean;
+  /** Waits for a saved state of such a machine, in place of booting. */
+  readonly incoming?: boolean;
 }
 
 /** QEMU loads the kernel itself. */
@@ -115,6 +117,7 @@ export function qemuArguments(description: VirtualMachineDescription): string[] 
       ...device(port),
     );
   }
+  if (description.incoming) args.push('-incoming', 'defer');
   if (description.entropy) {
     args.push(...device({ driver: 'virtio-rng-pci', addr: slot(entropyAddress) }));
   }

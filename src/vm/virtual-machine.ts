@@ -9,6 +9,7 @@ import {
   panicExitCode,
   type RunOptions,
 } from './guest-command.ts';
+import { loadState } from './machine-state.ts';
 import { qemuCommand, type VirtualMachineDescription } from './qemu-command.ts';
 import { firstChannel, QemuProcess } from './qemu-process.ts';
 import { QmpClient } from './qmp.ts';
@@ -18,7 +19,9 @@ import { GuestPanicError, VmError, VmTimeoutError } from './vm-error.ts';
 export interface VirtualMachineOptions {
   readonly qemu: QemuPart;
   /** Servers of its vfio-user devices listen already. */
-  readonly description: Omit<VirtualMachineDescription, 'console' | 'agent' | 'qmp'>;
+  readonly description: Omit<VirtualMachineDescription, 'console' | 'agent' | 'qmp' | 'incoming'>;
+  /** A state that such a machine with such a guest was saved in: it goes on from there. */
+  readonly state?: string;
   /**
    * Our agent is the guest's init (where not given), a service of the guest's own init, or not there:
    * then the machine is started as soon as QEMU is, and no command runs in it.
@@ -86,12 +89,14 @@ export class VirtualMachine implements AsyncDisposable {
    */
   static async start(options: VirtualMachineOptions): Promise<VirtualMachine> {
     const { qemu, agent: role = 'init', bootTimeoutMs = bootTimeoutDefaultMs, signal } = options;
+    const { state } = options;
     signal?.throwIfAborted();
     const channel = (index: number) => ({ kind: 'descriptor', fd: firstChannel + index }) as const;
     const command = qemuCommand(qemu, {
       ...options.description,
       ...{ console: channel(0), qmp: channel(1) },
       ...(role === false ? {} : { agent: channel(2) }),
+      incoming: state !== undefined,
     }) as [string, ...string[]];
 
     const startedAt = performance.now();
@@ -114,6 +119,14 @@ export class VirtualMachine implements AsyncDisposable {
         QmpClient.connect(monitor!, bootTimeoutMs).catch((error) => sooner(ended, error)),
         stopped,
       ]);
+      if (state !== undefined) {
+        const loaded = loadState(qmp, state, bootTimeoutMs).catch((error) => sooner(ended, error));
+        await Promise.race([loaded, stopped]);
+        agent?.greet();
+      }
+      qmp.onEvent(({ event }) => {
+        if (event === 'RESET') agent?.restarted(new VmError('the guest was reset meanwhile'));
+      });
       const hello = await Promise.race([agent?.hello, stopped]);
       const seconds = (performance.now() - startedAt) / 1000;
       return new VirtualMachine({ process, console, agent, qmp, ended, lost }, hello, seconds);
@@ -209,6 +222,28 @@ export class VirtualMachine implements AsyncDisposable {
   async insmod(name: string, parameters: Readonly<Record<string, string>> = {}): Promise<void> {
     const settings = Object.entries(parameters).map(([key, value]) => `${key}=${value}`);
     await this.check(['insmod', `/lib/modules/${name}.ko`, ...settings]);
+  }
+
+  /**
+   * Has the guest boot again, and waits until its agent is ready. What ran in it ends with an error.
+   * @throws VmTimeoutError; QemuEndedError, GuestPanicError where it does not come back; VmError
+   */
+  async reboot(timeoutMs = bootTimeoutDefaultMs): Promise<void> {
+    if (this.#agent === undefined) throw new VmError('expected a guest with our agent to reboot');
+    const back = this.#agent.nextHello();
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => reject(bootTimeout('init', timeoutMs, this.console)), timeoutMs);
+    });
+    await this.qmp.execute('set-action', { reboot: 'reset' }); // in place of -no-reboot
+    try {
+      this.start(['reboot', '-f']);
+      await Promise.race([back, late]);
+    } finally {
+      clearTimeout(timer);
+      // A panic is to end QEMU again; gone, it has nothing to set.
+      await this.qmp.execute('set-action', { reboot: 'shutdown' }).catch(() => {});
+    }
   }
 
   /**
