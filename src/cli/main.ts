@@ -4,8 +4,12 @@ import { Command } from 'commander';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { imageCommand } from './commands/image.ts';
+import { perfettoCommand } from './commands/perfetto.ts';
+import { reportCommand } from './commands/report.ts';
 import { runCommand } from './commands/run.ts';
 import { setupCommand } from './commands/setup.ts';
+import { testCommand } from './commands/test.ts';
+import { traceCommand } from './commands/trace.ts';
 import { exitCodeOf } from './exit-code.ts';
 
 const { version, description } = JSON.parse(
@@ -20,7 +24,8 @@ const program = new Command('sealbus')
   .configureOutput({ outputError: (words, write) => write(`sealbus: ${words}`) });
 
 for (const command of [
-  ...[runCommand(), imageCommand(), demoCommand()],
+  ...[runCommand(), testCommand(), imageCommand(), demoCommand()],
+  ...[traceCommand(), reportCommand(), perfettoCommand()],
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));

@@ -13,6 +13,7 @@ import { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
+import { traceOfEnvironment } from '../trace/environment.ts';
 import type { RegionListener } from '../vfio-user/dma-regions.ts';
 import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
@@ -105,7 +106,9 @@ export class Machine implements AsyncDisposable {
     this.sealed = memory?.ram;
     this.controller = memory?.controller;
     this.#lost = memory?.lost;
-    this.#instruments = options.instruments ?? [];
+    // Outermost, whoever made this machine: `sealbus trace` records any command.
+    const trace = traceOfEnvironment();
+    this.#instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
     for (const instrument of this.#instruments) instrument.install?.(this);
     // A guest would go on with what is in the page cache until it misses, and die of SIGBUS then.
     this.#lost?.addEventListener('abort', () => this.#guest?.fail(this.#lost?.reason));

@@ -9,8 +9,11 @@ export interface FieldPlace {
 
 /** What an access reached. */
 export interface AccessNames {
+  /** With an element's index or a place in memory; several with a comma between. */
   readonly register: string | undefined;
   readonly fields: readonly FieldPlace[];
+  /** As declared: arrays as a whole. */
+  readonly registers: readonly TracedRegister[];
 }
 
 /** A register, or an element of an array. */
@@ -20,7 +23,7 @@ interface Place {
   readonly offset: number;
 }
 
-const NOTHING: AccessNames = { register: undefined, fields: [] };
+const NOTHING: AccessNames = { register: undefined, fields: [], registers: [] };
 /** Accesses of other places and widths than these many are looked up each time. */
 const KNOWN_MAX = 4096;
 
@@ -45,11 +48,18 @@ export class RegisterNames {
   }
 
   #find(bar: number, offset: number, width: number): AccessNames {
-    const places = placesIn(this.#bars.get(bar) ?? [], offset, offset + width);
+    const end = offset + width;
+    const registers = (this.#bars.get(bar) ?? []).filter(
+      (register) => placesIn(register, offset, end, 1).length > 0,
+    );
+    const places = registers
+      .flatMap((register) => placesIn(register, offset, end, PLACES_MAX))
+      .slice(0, PLACES_MAX);
     const [only, ...more] = places;
     if (only === undefined) return NOTHING;
     if (more.length > 0) {
-      return { register: places.map((place) => nameOf(place, offset)).join(', '), fields: [] };
+      const names = places.map((place) => nameOf(place, offset));
+      return { register: names.join(', '), fields: [], registers };
     }
     const shift = (offset - only.offset) * 8;
     const fields = Object.entries(only.register.fields).map(([name, { low, bits }]) => {
@@ -58,6 +68,7 @@ export class RegisterNames {
     return {
       register: nameOf(only, offset),
       fields: fields.filter(({ low, bits }) => low >= 0 && low + bits <= width * 8),
+      registers,
     };
   }
 }
@@ -65,17 +76,15 @@ export class RegisterNames {
 /** So many names of one access are written out; longer accesses reach more. */
 const PLACES_MAX = 8;
 
-/** What lies in `[offset, end)`, elements of arrays one by one. */
-function placesIn(registers: readonly TracedRegister[], offset: number, end: number): Place[] {
+/** The first elements of a register, up to `max`, that lie in `[offset, end)`, if only in part. */
+function placesIn(register: TracedRegister, offset: number, end: number, max: number): Place[] {
+  const { width, count, stride } = register;
   const places: Place[] = [];
-  for (const register of registers) {
-    const { width, count, stride } = register;
-    const first = Math.max(0, Math.ceil((offset - register.offset - width + 1) / stride));
-    for (let index = first; index < count && places.length < PLACES_MAX; index++) {
-      const at = register.offset + index * stride;
-      if (at >= end) break;
-      places.push({ register, index, offset: at });
-    }
+  const first = Math.max(0, Math.ceil((offset - register.offset - width + 1) / stride));
+  for (let index = first; index < count && places.length < max; index++) {
+    const at = register.offset + index * stride;
+    if (at >= end) break;
+    places.push({ register, index, offset: at });
   }
   return places;
 }

@@ -47,7 +47,7 @@ export class TracedEndpoint implements PciEndpoint {
       this.#journal.add(new RecordedEvent(this.#journal.now(), event));
     };
     this.#inner.plug({
-      dma: link.dma,
+      ...link,
       interrupts: new TracedInterrupts(link.interrupts, rid, record),
       unmodelled: (access: UnmodelledAccess) => {
         record({ kind: 'unmodelled', rid, ...access });

@@ -7,6 +7,7 @@ import { ensureOptionalPart } from '../../setup/optional-part.ts';
 import { ovmfPart } from '../../setup/ovmf.ts';
 import type { Parts } from '../../setup/parts.ts';
 import { renderProgress } from '../../setup/progress.ts';
+import { Trace } from '../../trace/trace.ts';
 import { type DiskBoot, type GuestOptions, planGuest } from '../../vm/guest.ts';
 import { formatCommand, qemuCommand } from '../../vm/qemu-command.ts';
 import type { VirtualMachine } from '../../vm/virtual-machine.ts';
@@ -42,6 +43,7 @@ interface RunFlags {
   readonly snapshot?: boolean;
   readonly timeout?: number;
   readonly console?: boolean;
+  readonly trace?: string;
   readonly dryRun?: boolean;
 }
 
@@ -101,6 +103,7 @@ export function runCommand(): Command {
     .option('--snapshot', 'write to copies of the disks, which are gone afterwards')
     .option('--timeout <seconds>', 'end the command after that long, with exit code 124', seconds)
     .option('--console', "show the guest's console on stderr")
+    .option('--trace <file>', 'record what the functions do; sealbus report tells what it says')
     .option(
       '--dry-run',
       "print QEMU's command line, with RUN for the run's directory, and start nothing",
@@ -174,7 +177,8 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
       disks = await openDisks(flags.disk, { memory, snapshot, log, signal });
     }
     const { iommu } = flags;
-    machine = await Machine.create({ parts, memory, bytes: flags.size, iommu, log });
+    const instruments = flags.trace === undefined ? [] : [new Trace({ sink: flags.trace })];
+    machine = await Machine.create({ parts, memory, bytes: flags.size, iommu, instruments, log });
     tellFaults(machine.iommu.faults, log);
     if (disks !== undefined) machine.plug(disks.nvme, DISKS_ADDRESS);
     for (const { endpoint, rid } of devices) machine.plug(endpoint, rid);
