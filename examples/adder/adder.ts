@@ -17,16 +17,24 @@ export class Adder extends PciFunction {
   });
 
   async run() {
-    const { control, source, length } = this.bar0;
+    const { control } = this.bar0;
     control.go = control.done = control.error = false;
+    const outcome = await this.add();
+    this.complete(() => {
+      control[outcome] = true;
+      this.msix.raise(0);
+    });
+  }
+
+  async add() {
+    const { source, length } = this.bar0;
     try {
       const bytes = await this.dma.read(source, length); // decrypted by the IOMMU
       this.bar0.sum = bytes.reduce((a, b) => (a + b) >>> 0, 0);
-      control.done = true;
+      return 'done';
     } catch (error) {
-      if (error instanceof ResetAbort) return;
-      control.error = true;
+      if (error instanceof ResetAbort) throw error;
+      return 'error';
     }
-    this.msix.raise(0);
   }
 }

@@ -51,6 +51,17 @@ export class PlainMemory implements GuestMemory {
     }
   }
 
+  /**
+   * Flips a bit (0 to 7) of the byte at `address`, which must be permitted, as an error of the memory cells
+   * does. A store of a CPU to that byte at the same moment may be lost. @throws MemoryError
+   */
+  flipBit(address: Gpa, slot: KeySlot, bit: number): void {
+    const byte = new Uint8Array(1);
+    this.read(address, slot, byte);
+    byte[0] = (byte[0] ?? 0) ^ (1 << bit);
+    this.write(address, slot, byte);
+  }
+
   readBatch(runs: readonly MemoryRun[], count: number): void {
     for (let i = 0; i < count; i++) {
       const run = runs[i] as MemoryRun;

@@ -23,11 +23,21 @@ export class SealedMemory implements GuestMemory {
   readonly bytes: number;
   readonly #port: SealedPort;
   readonly #batch: SealedBatch;
+  readonly #flip: (offset: number, mask: number) => void;
 
-  /** Memories of one RAM file share its port and its batch. */
-  constructor(port: SealedPort, batch: SealedBatch, file: FileIdentity) {
+  /**
+   * Memories of one RAM file share its port and its batch.
+   * @param flip flips bits of a byte of ciphertext
+   */
+  constructor(
+    port: SealedPort,
+    batch: SealedBatch,
+    file: FileIdentity,
+    flip: (offset: number, mask: number) => void,
+  ) {
     this.#port = port;
     this.#batch = batch;
+    this.#flip = flip;
     this.file = file;
     this.bytes = port.bytes;
   }
@@ -53,6 +63,18 @@ export class SealedMemory implements GuestMemory {
       this.#port.write(offset, slot, part, deadline);
       done += length;
     }
+  }
+
+  /**
+   * Flips a bit (0 to 7) of the ciphertext of the byte at `address`, which must be permitted, as an error of
+   * the memory cells does: whoever reads the 16 bytes around it out of DRAM finds noise. What CPUs
+   * stored there until now is written back first, under the VM's own `slot`; what they have in their
+   * cache they go on to find. @throws MemoryError
+   */
+  flipBit(address: Gpa, slot: KeySlot, bit: number): void {
+    const { offset } = this.#place(address, 1);
+    this.#port.read(offset, slot, new Uint8Array(1));
+    this.#flip(offset, 1 << bit);
   }
 
   readBatch(runs: readonly MemoryRun[], count: number): void {

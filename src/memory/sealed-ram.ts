@@ -1,5 +1,6 @@
 import { closeSync, constants, fstatSync, fsync, ftruncateSync, openSync } from 'node:fs';
 import { promisify } from 'node:util';
+import { pwrite } from '../ffi/file-io.ts';
 import {
   close,
   MAP_ANONYMOUS,
@@ -13,6 +14,7 @@ import {
   PROT_WRITE,
   viewOfAddress,
 } from '../ffi/libc.ts';
+import { SystemError } from '../ffi/system-error.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { BatchQueueOptions } from './batch-queue.ts';
@@ -59,17 +61,21 @@ export class SealedRam {
   /** Undefined once closed: the number may be another file's by then. */
   #fd: number | undefined;
   #scatter: number | undefined;
+  readonly #errorsPath: string;
+  /** Opened at the first flip. */
+  #errors: number | undefined;
 
   private constructor(
     controller: MemoryController,
     options: SealedRamOptions,
-    { path, scatter }: { readonly path: string; readonly scatter: string },
+    { path, scatter, errors }: ControllerAnswers['create-memory'],
     mappings: Mappings,
   ) {
     this.#controller = controller;
     this.name = options.name;
     this.bytes = options.bytes;
     this.path = path;
+    this.#errorsPath = errors;
     this.#mappings = mappings;
     const gate = new DmaGate(mappings.gateAt, options.bytes);
     this.#port = new SealedPort(() => this.#descriptor(), gate, options.bytes);
@@ -115,7 +121,9 @@ export class SealedRam {
   memory(): SealedMemory {
     const { dev, ino } = fstatSync(this.#descriptor(), { bigint: true });
     const file = { device: dev, inode: ino };
-    return new SealedMemory(this.#port, this.#batch, file);
+    return new SealedMemory(this.#port, this.#batch, file, (offset, mask) =>
+      this.#flip(offset, mask),
+    );
   }
 
   /**
@@ -142,10 +150,11 @@ export class SealedRam {
 
   /** Gives up the DMA port and DRAM: a DMA fails from here on. The file stays until its controller stops. */
   close(): void {
-    const descriptors = [this.#fd, this.#scatter].filter((fd) => fd !== undefined);
+    const descriptors = [this.#fd, this.#scatter, this.#errors].filter((fd) => fd !== undefined);
     if (descriptors.length === 0) return;
     this.#fd = undefined;
     this.#scatter = undefined;
+    this.#errors = undefined;
     this.#batch.close();
     // Views of both were handed out, so the addresses stay taken; the memory behind them goes.
     const { gateAt, dramAt } = this.#mappings;
@@ -160,6 +169,16 @@ export class SealedRam {
         if ((error as NodeJS.ErrnoException).code !== 'ENOTCONN') throw error;
       }
     }
+  }
+
+  /** Flips the bits of `mask` in the byte of ciphertext at `offset` of DRAM. @throws MemoryError */
+  #flip(offset: number, mask: number): void {
+    this.#descriptor();
+    this.#errors ??= openSync(this.#errorsPath, constants.O_WRONLY);
+    const result = pwrite(this.#errors, Uint8Array.of(mask), offset);
+    if (result === 1) return;
+    const got = result < 0 ? new SystemError('pwrite', -result).message : 'nothing';
+    throw new MemoryError(`expected the memory controller to flip bits of DRAM, got ${got}`);
   }
 
   #descriptor(): number {

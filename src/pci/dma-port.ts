@@ -64,6 +64,11 @@ export interface DmaPort {
   read(iova: Iova, length: number): Promise<Uint8Array>;
   /** Like {@link writeFrom}. @throws DmaAbort (the promise rejects) */
   write(iova: Iova, bytes: Uint8Array): Promise<void>;
+  /**
+   * What an awaited access has to wait for before it is made, undefined where there is nothing. The
+   * function looks whether a reset has come meanwhile. Absent: accesses take no time.
+   */
+  latency?(direction: DmaDirection, iova: Iova, length: number): Promise<void> | undefined;
 }
 
 /** A DMA that was refused. Carries what the device may know: never data, never a key slot. */

@@ -1,4 +1,5 @@
 import type { Clock } from './clock.ts';
+import type { CompletionPoint } from './completion.ts';
 import type { DmaPort } from './dma-port.ts';
 import type { RegisterDescription } from './register/description.ts';
 
@@ -68,10 +69,25 @@ export interface UnmodelledAccess {
   readonly why: string;
 }
 
+/** The place that a function is plugged into, for what is done to a function from there. */
+export interface PciPlace {
+  /** Resets the function and its configuration space, as a reset that no driver asked for. */
+  reset(cause: ResetCause): void;
+  /**
+   * Pulls the function out (false) or puts it back in. One that is out has no configuration space: reads
+   * give all ones, writes do nothing. What its BARs do then is the function's own.
+   */
+  setPresent(present: boolean): void;
+}
+
 /** What a transport lends to a function while it is plugged in. */
 export interface PciLink {
   readonly dma: DmaPort;
   readonly interrupts: InterruptLink;
+  /** Where the function's completions pass; absent where nobody may stand in their way. */
+  readonly completions?: CompletionPoint;
+  /** Absent where the transport has no configuration space. */
+  readonly place?: PciPlace;
   /** Called for each unmodelled access; the transport logs and bounds it. */
   unmodelled(access: UnmodelledAccess): void;
   /**

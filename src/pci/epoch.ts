@@ -51,6 +51,12 @@ export class Epoch {
     if (this.#ended !== undefined) throw this.#ended;
   }
 
+  /** Waits for it. @throws ResetAbort where the epoch is over by then. */
+  async after(what: Promise<void>): Promise<void> {
+    await what;
+    this.check();
+  }
+
   end(cause: ResetCause | 'driver'): void {
     if (this.#ended !== undefined) return;
     this.#ended = new ResetAbort(cause);
@@ -95,6 +101,8 @@ class EpochDmaPort implements DmaPort {
 
   async read(iova: Iova, length: number): Promise<Uint8Array> {
     this.#epoch.check();
+    const latency = this.#port.latency?.('read', iova, length);
+    if (latency !== undefined) await this.#epoch.after(latency);
     try {
       return await this.#port.read(iova, length);
     } finally {
@@ -104,6 +112,8 @@ class EpochDmaPort implements DmaPort {
 
   async write(iova: Iova, bytes: Uint8Array): Promise<void> {
     this.#epoch.check();
+    const latency = this.#port.latency?.('write', iova, bytes.length);
+    if (latency !== undefined) await this.#epoch.after(latency);
     try {
       await this.#port.write(iova, bytes);
     } finally {

@@ -1,4 +1,5 @@
 import { type Clock, systemClock } from './clock.ts';
+import type { CompletionPoint } from './completion.ts';
 import { DmaAbort, type DmaPort } from './dma-port.ts';
 import type {
   BarWindow,
@@ -104,6 +105,29 @@ export abstract class PciFunction implements PciEndpoint {
   protected endWork(): void {
     this.#epoch?.end('driver');
     if (this.#link !== undefined) this.#begin(this.#link);
+  }
+
+  /**
+   * Says that work is done: `say` sets status bits, writes results that are part of it, and raises the
+   * interrupt. It runs at once, unless somebody stands in the way of completions (sealbus/faults):
+   * then it may run later, twice or never, and not at all once a reset has ended the work.
+   */
+  protected complete(say: () => void): void {
+    const { link, epoch } = this.#plugged();
+    const gate = link.completions?.gate;
+    if (gate === undefined) {
+      say();
+      return;
+    }
+    const deliver = () => {
+      if (epoch.ended === undefined) this.#guard(say);
+    };
+    gate.pass({ queue: 0, name: 'the completion', deliver });
+  }
+
+  /** Where completions pass, for a device that has queues of its own for them. */
+  protected get completionPoint(): CompletionPoint | undefined {
+    return this.#link?.completions;
   }
 
   /** Has the transport log something that the function has dealt with, such as a bad request. */

@@ -66,6 +66,8 @@ export class VfioUserServer implements Disposable {
   /** Whether the message that is worked on has raised an interrupt. */
   #interrupted = false;
   #closed = false;
+  /** Whether the function is in its place. */
+  #present = true;
 
   /**
    * Plugs the function and listens. @throws Error where the socket path is taken; RangeError where
@@ -129,6 +131,12 @@ export class VfioUserServer implements Disposable {
         interrupts: this.#wires,
         unmodelled: (access) => this.#log.log(describeUnmodelled(access)),
         fault: (error) => this.#log.log(`the device failed: ${describe(error)}`),
+        place: {
+          reset: (cause) => this.#reset(cause),
+          setPresent: (present) => {
+            this.#present = present;
+          },
+        },
       });
     } catch (error) {
       this.close();
@@ -307,13 +315,22 @@ export class VfioUserServer implements Disposable {
     }
     if (write) {
       copyFromAddress(bytes, address, count);
-      if (bar === undefined) this.#config.write(offset, bytes);
+      if (bar === undefined) this.#writeConfig(offset, bytes);
       else this.#writeBar(region, offset, bytes);
     } else {
-      if (bar === undefined) this.#config.read(offset, bytes);
+      if (bar === undefined) this.#readConfig(offset, bytes);
       else this.#readBar(region, offset, bytes);
       copyToAddress(address, bytes, count);
     }
+  }
+
+  #readConfig(offset: number, into: Uint8Array): void {
+    if (this.#present) this.#config.read(offset, into);
+    else into.fill(0xff);
+  }
+
+  #writeConfig(offset: number, from: Uint8Array): void {
+    if (this.#present) this.#config.write(offset, from);
   }
 
   #readBar(bar: number, offset: number, into: Uint8Array): void {

@@ -85,9 +85,12 @@ export class Edu extends PciFunction {
     const { status } = this.bar0;
     status.computing = true;
     this.clock.after(this.#delayNs, () => {
-      this.bar0.factorial = factorial32(this.bar0.factorial);
-      status.computing = false;
-      if (status.interruptWhenComputed) this.#raise(FACTORIAL_DONE);
+      const product = factorial32(this.bar0.factorial);
+      this.complete(() => {
+        this.bar0.factorial = product;
+        status.computing = false;
+        if (status.interruptWhenComputed) this.#raise(FACTORIAL_DONE);
+      });
     });
   }
 
@@ -101,9 +104,11 @@ export class Edu extends PciFunction {
     this.#transferring = true;
     this.clock.after(this.#delayNs, () => {
       this.#engine.run({ toRam: dmaCommand.toRam, source, destination, count }, this.dma);
-      this.#transferring = false;
-      dmaCommand.start = false;
-      if (dmaCommand.interruptWhenDone) this.#raise(DMA_DONE);
+      this.complete(() => {
+        this.#transferring = false;
+        dmaCommand.start = false;
+        if (dmaCommand.interruptWhenDone) this.#raise(DMA_DONE);
+      });
     });
   }
 

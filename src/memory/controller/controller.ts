@@ -10,7 +10,7 @@ import { FuseConnection } from '../fuse/fuse-connection.ts';
 import type { FuseMount } from '../fuse/fuse-mount.ts';
 import { Dram } from './dram.ts';
 import type { ControllerAnswers, ControllerRequest } from './messages.ts';
-import { RamFileSystem, scatterName } from './ram-file-system.ts';
+import { errorsName, RamFileSystem, scatterName } from './ram-file-system.ts';
 import { SealedFile, type SlotCiphers } from './sealed-file.ts';
 
 /**
@@ -84,7 +84,8 @@ export class Controller implements SlotCiphers {
     this.#fileSystem.add(name, file);
     this.#files.set(name, file);
     const { directory } = this.#mount;
-    return { path: join(directory, name), scatter: join(directory, scatterName(name)) };
+    const at = (file: string) => join(directory, file);
+    return { path: at(name), scatter: at(scatterName(name)), errors: at(errorsName(name)) };
   }
 
   #generateKey(request: Extract<ControllerRequest, { op: 'generate-key' }>): SlotDescription {

@@ -1,5 +1,13 @@
 import type { XtsCipher } from '../../crypto/xts-cipher.ts';
-import { explicitBzero, MAP_SHARED, mmap, PROT_READ, PROT_WRITE } from '../../ffi/libc.ts';
+import {
+  copyFromAddress,
+  copyToAddress,
+  explicitBzero,
+  MAP_SHARED,
+  mmap,
+  PROT_READ,
+  PROT_WRITE,
+} from '../../ffi/libc.ts';
 
 const PAGE_BYTES = 4096;
 
@@ -62,6 +70,19 @@ export class Dram {
     if (end % PAGE_BYTES !== 0 && last !== first) this.#zeroFirst(cipher, last);
     cipher.encrypt(from, this.#address + first * PAGE_BYTES, first, offset % PAGE_BYTES, length);
     this.#written.fill(1, first, last + 1);
+  }
+
+  /**
+   * Flips the bits of `mask` in the byte of ciphertext at `offset`, as an error of the memory cells
+   * does: the 16 bytes around it decrypt to noise. A page that was never written becomes zeros that are
+   * encrypted, for there has to be something to spoil.
+   */
+  flip(cipher: XtsCipher, offset: number, mask: number): void {
+    this.#zeroFirst(cipher, Math.floor(offset / PAGE_BYTES));
+    const byte = new Uint8Array(1);
+    copyFromAddress(byte, this.#address + offset);
+    byte[0] = (byte[0] ?? 0) ^ mask;
+    copyToAddress(this.#address + offset, byte);
   }
 
   #decrypt(cipher: XtsCipher, offset: number, length: number, into: number): void {

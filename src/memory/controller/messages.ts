@@ -27,8 +27,8 @@ export type ControllerRequest =
 
 /** What each request answers. Descriptions and counts: a key is in none of them. */
 export interface ControllerAnswers {
-  /** The RAM file, and the file for messages of many DMA writes to it. */
-  'create-memory': { readonly path: string; readonly scatter: string };
+  /** The RAM file, the file for messages of many DMA writes to it, and the one that flips bits of its DRAM. */
+  'create-memory': { readonly path: string; readonly scatter: string; readonly errors: string };
   'generate-key': SlotDescription;
   'revoke-key': SlotDescription;
   'destroy-key': SlotDescription;

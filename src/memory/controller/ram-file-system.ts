@@ -35,13 +35,16 @@ const DT_DIR = 4;
 const CPU_HANDLE = 1;
 const DMA_HANDLE = 2;
 const SCATTER_HANDLE = 3;
+const ERRORS_HANDLE = 4;
+/** Of files that are no memory. */
+const HANDLES = { memory: undefined, scatter: SCATTER_HANDLE, errors: ERRORS_HANDLE } as const;
 
 interface Entry {
   readonly node: number;
   readonly name: string;
   readonly file: SealedFile;
-  /** What its bytes are: those of the RAM file, or messages of many DMA writes to it. */
-  readonly holds: 'memory' | 'scatter';
+  /** What its bytes are: those of the RAM file, messages of many DMA writes to it, or errors of its DRAM. */
+  readonly holds: 'memory' | 'scatter' | 'errors';
   /** Its size: of a scatter file that of the longest message, for the kernel waits at its end. */
   readonly bytes: number;
   /** One opener at a time has the DMA port: the gate's entries are one process's. */
@@ -51,6 +54,11 @@ interface Entry {
 /** The scatter file of a RAM file: what is written to it are the bytes of many DMA writes. */
 export function scatterName(name: string): string {
   return `${name}.scatter`;
+}
+
+/** The errors file of a RAM file: a bit that is written to it is flipped there in DRAM. */
+export function errorsName(name: string): string {
+  return `${name}.errors`;
 }
 
 /**
@@ -76,11 +84,12 @@ export class RamFileSystem implements FuseFileSystem {
     }
     this.#add(name, file, 'memory');
     this.#add(scatterName(name), file, 'scatter');
+    this.#add(errorsName(name), file, 'errors');
   }
 
   #add(name: string, file: SealedFile, holds: Entry['holds']): void {
     const node = ROOT_NODE + 1 + this.#entries.length;
-    const bytes = holds === 'memory' ? file.bytes : MAX_TRANSFER_BYTES;
+    const bytes = holds === 'scatter' ? MAX_TRANSFER_BYTES : file.bytes;
     this.#entries.push({ node, name, file, holds, bytes, dmaOpen: false });
   }
 
@@ -93,7 +102,7 @@ export class RamFileSystem implements FuseFileSystem {
     flags: number,
   ): number {
     const entry = this.#entry(node);
-    if (entry === undefined || entry.holds === 'scatter') return -EIO;
+    if (entry === undefined || entry.holds !== 'memory') return -EIO;
     if (handle === DMA_HANDLE && (flags & IO_LOCKOWNER) !== 0)
       return entry.file.dmaRead(offset, length, into);
     return entry.file.fill(offset, length, into);
@@ -109,6 +118,7 @@ export class RamFileSystem implements FuseFileSystem {
   ): number {
     const entry = this.#entry(node);
     if (entry === undefined) return -EIO;
+    if (entry.holds === 'errors') return entry.file.flip(offset, length, from);
     if (entry.holds === 'scatter') return offset === 0 ? entry.file.dmaScatter(length, from) : -EIO;
     if ((flags & WRITE_CACHE) !== 0) return entry.file.writeBack(offset, length, from);
     if (handle === DMA_HANDLE) {
@@ -201,15 +211,15 @@ export class RamFileSystem implements FuseFileSystem {
   #open(request: FuseRequest, answer: DataView): number {
     const entry = this.#entry(request.node);
     if (entry === undefined) return -ENOENT;
-    const scatter = entry.holds === 'scatter';
+    const messages = entry.holds !== 'memory';
     const flags = request.bytes.getUint32(IN_HEADER_BYTES, true);
-    const dma = scatter || (flags & constants.O_DIRECT) !== 0;
+    const dma = messages || (flags & constants.O_DIRECT) !== 0;
     if (dma && entry.dmaOpen) return -EBUSY;
     if (dma) entry.dmaOpen = true;
-    const handle = scatter ? SCATTER_HANDLE : dma ? DMA_HANDLE : CPU_HANDLE;
+    const handle = HANDLES[entry.holds] ?? (dma ? DMA_HANDLE : CPU_HANDLE);
     answer.setBigUint64(0, BigInt(handle), true);
     // Another opener must not drop what the CPU has cached; messages are not for any cache.
-    answer.setUint32(8, scatter ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE, true);
+    answer.setUint32(8, messages ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE, true);
     return OPEN_OUT_BYTES;
   }
 

@@ -1,4 +1,5 @@
 import type { XtsCipher } from '../../crypto/xts-cipher.ts';
+import { copyFromAddress } from '../../ffi/libc.ts';
 import type { VmId } from '../../keys/vm-id.ts';
 import type { DmaGate } from '../dma-gate.ts';
 import { GateOutcome } from '../dma-gate.ts';
@@ -19,6 +20,8 @@ export interface SealedFileCounters {
   dmaScatters: number;
   /** DMA writes that met a refill and were told to try again. */
   dmaRetries: number;
+  /** Bits of DRAM that were flipped on demand. */
+  flips: number;
   /** Accesses refused because their slot's key may not be used. */
   slotRefusals: number;
 }
@@ -46,6 +49,7 @@ export class SealedFile {
     dmaWrites: 0,
     dmaScatters: 0,
     dmaRetries: 0,
+    flips: 0,
     slotRefusals: 0,
   };
   readonly #dram: Dram;
@@ -119,6 +123,18 @@ export class SealedFile {
       this.#dmaWrite(entry, gate.offset(entry), bytes, from + place);
     }
     this.counters.dmaScatters++;
+    return length;
+  }
+
+  /** Flips the bits that are set in the one byte at `from`, in the byte of DRAM at `offset`. */
+  flip(offset: number, length: number, from: number): number {
+    if (length !== 1 || offset >= this.bytes) return -EIO;
+    const cipher = this.#ciphers.cipher(this.#cpuSlot, this.vm);
+    if (cipher === undefined) return this.#refuse(EIO);
+    const mask = new Uint8Array(1);
+    copyFromAddress(mask, from);
+    this.#dram.flip(cipher, offset, mask[0] ?? 0);
+    this.counters.flips++;
     return length;
   }
 

@@ -1,0 +1,48 @@
+import type { Gpa } from '../memory/guest-memory.ts';
+import type { Iova } from '../pci/dma-port.ts';
+import type { RequesterId } from '../pci/requester-id.ts';
+import type { DmaMade } from './dma-faults.ts';
+import { type ArmedOf, faultOn } from './fault.ts';
+import { optionalNumber } from './parameter.ts';
+
+export const dramFaults = {
+  'dram.flip': faultOn<DmaMade>()({
+    says:
+      'A bit flips in DRAM, before the DMA reads there. In sealed memory it is a bit of the ciphertext, so 16 ' +
+      'bytes of plaintext come out as noise; what a CPU has in its cache stays as it is.',
+    occasion: 'each DMA read of the function, in a batch each of its accesses',
+    parameters: {
+      gpa: optionalNumber(
+        'guest-physical address of the byte; default one of those that the DMA reads',
+        0,
+        Number.MAX_SAFE_INTEGER,
+      ),
+      bit: optionalNumber('which bit of it, 0 to 7; default a random one', 0, 7),
+    },
+  }),
+};
+
+export type ArmedFlip = ArmedOf<typeof dramFaults>;
+
+/** DRAM behind a function, as far as a fault reaches. */
+export interface DramUnderTest {
+  /** Where an address of the function's leads to; undefined where it leads nowhere. */
+  gpaOf(rid: RequesterId, iova: Iova): Gpa | undefined;
+  /** @throws MemoryError where no guest memory is there */
+  flipBit(address: Gpa, bit: number): void;
+}
+
+/** Flips the bit that the fault names, or one that it draws of the DMA's. */
+export function flip(fault: ArmedFlip, dma: DmaMade, dram: DramUnderTest): void {
+  const { parameters, stream } = fault;
+  // Drawn in any case: what is given does not shift what is not.
+  const at = stream.below(dma.length);
+  const drawn = stream.below(8);
+  const bit = parameters.bit ?? drawn;
+  const iova = typeof dma.iova === 'bigint' ? dma.iova + BigInt(at) : dma.iova + at;
+  const address = (parameters.gpa as Gpa | undefined) ?? dram.gpaOf(dma.rid, iova);
+  // A DMA that leads nowhere is refused a moment later.
+  if (address === undefined) return;
+  dram.flipBit(address, bit);
+  fault.struck(`bit ${bit} of the byte at 0x${address.toString(16)}`);
+}

@@ -1,0 +1,88 @@
+import type { DmaTamper } from '../iommu/dma-watch.ts';
+import type { Translation } from '../iommu/domain.ts';
+import type { KeySlot } from '../keys/key-slot.ts';
+import type { Machine } from '../machine/machine.ts';
+import { type Gpa, gpa, MemoryError } from '../memory/guest-memory.ts';
+import type { DmaDirection, FaultReason, Iova } from '../pci/dma-port.ts';
+import type { RequesterId } from '../pci/requester-id.ts';
+import type { DramUnderTest } from './dram-faults.ts';
+import type { IommuSite } from './iommu-faults.ts';
+
+/**
+ * The machine that a plan is installed in: its IOMMU, which asks about each DMA while a fault there is armed
+ * and not otherwise, and its DRAM.
+ */
+export class MachineUnderTest implements DmaTamper, DramUnderTest {
+  readonly #sites = new Map<RequesterId, IommuSite>();
+  readonly #translation: Translation = {
+    address: gpa(0),
+    length: 0,
+    rights: 'none',
+    slot: undefined,
+  };
+  #machine: Pick<Machine, 'iommu' | 'functions' | 'slot'> | undefined;
+
+  install(machine: Pick<Machine, 'iommu' | 'functions' | 'slot'>): void {
+    if (this.#machine !== undefined) {
+      throw new Error('expected a plan of faults for each machine, got one that has a machine');
+    }
+    this.#machine = machine;
+    this.look();
+  }
+
+  watch(rid: RequesterId, site: IommuSite): void {
+    this.#sites.set(rid, site);
+    this.look();
+  }
+
+  end(): void {
+    this.#sites.clear();
+    this.look();
+    this.#machine = undefined;
+  }
+
+  /** After a change of what is armed: the IOMMU asks only while it must. */
+  look(): void {
+    const iommu = this.#machine?.iommu;
+    if (iommu === undefined) return;
+    const wanted = [...this.#sites.values()].some((site) => site.wanted);
+    if (wanted) iommu.tamper = this;
+    else if (iommu.tamper === this) iommu.tamper = undefined;
+  }
+
+  refusal(
+    rid: RequesterId,
+    direction: DmaDirection,
+    iova: Iova,
+    length: number,
+  ): FaultReason | undefined {
+    return this.#sites.get(rid)?.refusal(direction, iova, length);
+  }
+
+  slot(rid: RequesterId, _direction: DmaDirection, _iova: Iova, slot: KeySlot): KeySlot {
+    return this.#sites.get(rid)?.slot(slot) ?? slot;
+  }
+
+  gpaOf(rid: RequesterId, iova: Iova): Gpa | undefined {
+    const address = Number(iova);
+    const domain = this.#machine?.iommu.table.get(rid)?.domain;
+    if (domain === undefined || !Number.isSafeInteger(address)) return undefined;
+    const fault = domain.translate(address, this.#translation);
+    return fault === undefined ? this.#translation.address : undefined;
+  }
+
+  flipBit(address: number, bit: number): void {
+    if (!Number.isInteger(bit) || bit < 0 || bit > 7) {
+      throw new RangeError(`expected a bit from 0 to 7, got ${bit}`);
+    }
+    const place = gpa(address);
+    const machine = this.#machine;
+    const found = machine?.functions.find(({ memory }) => memory.permits('read', place, 1));
+    if (machine === undefined || found === undefined) {
+      throw new MemoryError(
+        `expected a machine with guest memory at 0x${place.toString(16)}, got none. A VMM maps it when it connects`,
+      );
+    }
+    found.memory.flipBit(place, machine.slot, bit);
+  }
+}
