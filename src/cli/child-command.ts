@@ -7,13 +7,18 @@ const EXIT_NOT_EXECUTABLE = 126;
 
 /**
  * Runs a program on our own stdin, stdout and stderr, and gives it the signals that we get.
+ * @param words where what it prints on stdout goes
  * @returns its exit code; 128 and the signal's number where a signal ended it, 127 where there is none
  */
 export async function runChild(
   [program = '', ...args]: readonly string[],
   env: Readonly<Record<string, string>>,
+  words: 'stdout' | 'stderr' = 'stdout',
 ): Promise<number> {
-  const child = spawn(program, args, { stdio: 'inherit', env: { ...process.env, ...env } });
+  const child = spawn(program, args, {
+    stdio: ['inherit', words === 'stdout' ? 1 : 2, 'inherit'],
+    env: { ...process.env, ...env },
+  });
   const handlers: [NodeJS.Signals, () => void][] = [];
   const on = (name: NodeJS.Signals, handler: () => void) => {
     process.on(name, handler);
