@@ -1,5 +1,6 @@
 /** What a device author needs, and all of it. */
 export { type Alarm, type Clock, ManualClock, systemClock } from './clock.ts';
+export type { Completion, CompletionGate, CompletionPoint } from './completion.ts';
 export { DmaAbort, type DmaAccess, type DmaPort, type Iova } from './dma-port.ts';
 export type { ResetCause } from './endpoint.ts';
 export { ResetAbort } from './epoch.ts';

@@ -1,3 +1,4 @@
+import type { CompletionPoint } from '../pci/completion.ts';
 import type { ResetAbort } from '../pci/epoch.ts';
 import { RingChain } from './ring-chain.ts';
 import type { SplitRing } from './split-ring.ts';
@@ -7,6 +8,8 @@ import type { Chain, Virtqueue } from './virtqueue.ts';
 export interface QueueHost {
   /** What was thrown while the queue worked on the rings. Rethrows what is a bug of ours. */
   broken(error: unknown): void;
+  /** Where chains pass that are put back; undefined where nobody may stand in their way. */
+  readonly completionPoint: CompletionPoint | undefined;
   /** The driver wants an interrupt for used chains. */
   interrupt(queue: SplitVirtqueue): void;
 }
@@ -80,9 +83,32 @@ export class SplitVirtqueue implements Virtqueue {
     }
     chain.back = true;
     this.#inFlight--;
-    this.#heads.push(chain.head);
     // A chain may have 2^32 writable bytes: of a full one the length does not fit.
-    this.#lengths.push(Math.min(written, 0xffff_ffff));
+    const length = Math.min(written, 0xffff_ffff);
+    const gate = this.#host.completionPoint?.gate;
+    if (gate === undefined) {
+      this.#heads.push(chain.head);
+      this.#lengths.push(length);
+      return;
+    }
+    let atOnce = true;
+    gate.pass({
+      queue: this.index,
+      name: `chain ${chain.head} of queue '${this.name}'`,
+      deliver: () => this.#deliver(chain, length, atOnce),
+    });
+    atOnce = false;
+  }
+
+  /** A chain that somebody stood in the way of: it may come late, and more than once. */
+  #deliver(chain: RingChain, length: number, atOnce: boolean): void {
+    const ring = this.#ring;
+    if (ring === undefined || chain.ring !== ring) return;
+    // One publication has room for a ring of them.
+    if (this.#heads.length === ring.size) this.flush();
+    this.#heads.push(chain.head);
+    this.#lengths.push(length);
+    if (!atOnce) this.flush();
   }
 
   flush(): void {

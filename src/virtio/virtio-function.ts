@@ -120,9 +120,13 @@ export abstract class VirtioFunction extends PciFunction {
           `expected queue '${name}' to prefetch 0 to ${PREFETCH_MAX} bytes, got ${prefetch}`,
         );
       }
+      const point = () => this.completionPoint;
       return new SplitVirtqueue(declared, index, {
         broken: (error) => this.#broken(error),
         interrupt: (queue) => this.#interruptQueue(queue.index),
+        get completionPoint() {
+          return point();
+        },
       });
     });
   }

@@ -19,7 +19,7 @@ import { type BlockBytes, Namespace } from './namespace.ts';
 import { NamespaceGate } from './namespace-gate.ts';
 import { PinInterrupts } from './pin-interrupts.ts';
 import { Pulse } from './pulse.ts';
-import { CompletionQueue } from './queue/completion-queue.ts';
+import { CompletionQueue, type CompletionQueueHost } from './queue/completion-queue.ts';
 import { QueueSet } from './queue/queue-set.ts';
 import { ShadowDoorbells } from './queue/shadow-doorbells.ts';
 import { SubmissionQueue } from './queue/submission-queue.ts';
@@ -95,6 +95,7 @@ export class Nvme extends PciFunction {
   readonly admin: AdminCommands;
   readonly #gates: readonly NamespaceGate[];
   readonly #queues = new QueueSet();
+  readonly #completions: CompletionQueueHost;
   readonly #pins: PinInterrupts;
   readonly #io: IoPath;
   readonly #worker: QueueWorker;
@@ -131,6 +132,16 @@ export class Nvme extends PciFunction {
     );
     const it = this;
     const wake = () => this.#pulse.request();
+    this.#completions = {
+      wake,
+      entryStands: (completions, sqid) => this.#queues.stands(completions, sqid),
+      get completionPoint() {
+        return it.completionPoint;
+      },
+      get nowNs() {
+        return it.clock.nowNs;
+      },
+    };
     this.#pins = new PinInterrupts(
       {
         get usesMsix() {
@@ -149,6 +160,7 @@ export class Nvme extends PciFunction {
       transferBytesMax: TRANSFER_BYTES_MAX,
       shadowDoorbells: doorbells === 'shadow',
       batchShare: BATCH_SHARE[doorbells],
+      completions: this.#completions,
       queues: this.#queues,
       gates: this.#gates,
       wake,
@@ -265,6 +277,7 @@ export class Nvme extends PciFunction {
       vector: 0,
       interrupts: true,
       share: 1,
+      host: this.#completions,
     });
     const base = iovaFrom(adminSubmissionBase);
     this.#queues.addCompletion(completions);

@@ -4,7 +4,7 @@ import { AdminOpcode } from './admin/capabilities.ts';
 import type { Command } from './command.ts';
 import type { IoPath } from './io/io-path.ts';
 import { iovaFrom } from './iova.ts';
-import { CompletionQueue } from './queue/completion-queue.ts';
+import { CompletionQueue, type CompletionQueueHost } from './queue/completion-queue.ts';
 import type { QueueSet } from './queue/queue-set.ts';
 import { SubmissionQueue } from './queue/submission-queue.ts';
 import { QUEUE_ENTRIES_MAX } from './registers.ts';
@@ -25,6 +25,7 @@ export interface QueueCommandsHost {
   readonly shadowDoorbells: boolean;
   /** Of the commands under way, what makes a batch of completions. */
   readonly batchShare: number;
+  readonly completions: CompletionQueueHost;
   /** Posts what a completion queue holds without waiting for more, as far as it has room. */
   postHeld(queue: CompletionQueue): void;
   /** A queue was made: shadow doorbells are told of it. */
@@ -80,7 +81,8 @@ export class QueueCommands {
     if (refused !== Status.success) return refused;
     if (vector >= msixVectors) return Status.invalidInterruptVector;
     const interrupts = (flags & 2) !== 0;
-    const options = { size, vector, interrupts, share: this.#host.batchShare };
+    const { batchShare: share, completions: host } = this.#host;
+    const options = { size, vector, interrupts, share, host };
     queues.addCompletion(new CompletionQueue(id, iovaFrom(command.prp1), options));
     admin.features.ioQueuesCreated = true;
     this.#host.queueMade(id);

@@ -1,3 +1,4 @@
+import type { PciEndpoint } from '../../../src/pci/endpoint.ts';
 import type { VirtioFunction } from '../../../src/virtio/index.ts';
 import { Bench, type BenchOptions } from '../pci/bench.ts';
 import { ACKNOWLEDGE, Common, DRIVER, DRIVER_OK, FEATURES_OK } from './virtio-numbers.ts';
@@ -19,8 +20,13 @@ export class VirtioBench extends Bench {
   /** Runs before each access of the device to memory: what other CPUs do at that moment. */
   between: (() => void) | undefined;
 
-  constructor(device: VirtioFunction, options: BenchOptions = {}) {
-    super(device, { memoryBytes: 2 ** 16, ...options });
+  /** @param around what is plugged in in place of the function */
+  constructor(
+    device: VirtioFunction,
+    options: BenchOptions = {},
+    around: (device: VirtioFunction) => PciEndpoint = (inner) => inner,
+  ) {
+    super(around(device), { memoryBytes: 2 ** 16, ...options });
     this.device = device;
     const { dma } = this;
     const readInto = dma.readInto.bind(dma);

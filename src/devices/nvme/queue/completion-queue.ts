@@ -1,4 +1,4 @@
-import type { Iova } from '../../../pci/index.ts';
+import type { CompletionPoint, Iova } from '../../../pci/index.ts';
 import type { DmaBatch } from '../dma-batch.ts';
 import { iovaPlus } from '../iova.ts';
 import { Coalescing } from './coalescing.ts';
@@ -17,6 +17,17 @@ const RUN_ENTRIES = 64;
 /** How long an interrupt may be left out since the handler of the one before has still to run. */
 const UNSIGNALLED_NS_MAX = 100_000;
 
+/** What a completion queue needs of its controller for entries that somebody puts off. */
+export interface CompletionQueueHost {
+  /** Where entries pass; undefined where nobody may stand in their way. */
+  readonly completionPoint: CompletionPoint | undefined;
+  readonly nowNs: number;
+  /** What is asked of an entry that comes late: whether both of its queues are still those of then. */
+  entryStands(completions: CompletionQueue, sqid: number): () => boolean;
+  /** Something is to be done in another turn. */
+  wake(): void;
+}
+
 export interface CompletionQueueOptions {
   /** Entries, from 2. */
   readonly size: number;
@@ -24,6 +35,7 @@ export interface CompletionQueueOptions {
   readonly interrupts: boolean;
   /** Of the commands under way, what makes a batch of completions: above 0 to 1. */
   readonly share: number;
+  readonly host: CompletionQueueHost;
 }
 
 /**
@@ -44,6 +56,8 @@ export class CompletionQueue {
   /** A shadow doorbell's value that was refused: told of once. */
   refusedHead = -1;
   readonly #base: Iova;
+  readonly #host: CompletionQueueHost;
+  readonly #point: CompletionPoint | undefined;
   /** What this side has written to the ring. */
   readonly #ring: Uint8Array;
   readonly #words: Uint32Array;
@@ -64,11 +78,13 @@ export class CompletionQueue {
   #submitted = 0;
 
   constructor(id: number, base: Iova, options: CompletionQueueOptions) {
-    const { size, vector, interrupts, share } = options;
+    const { size, vector, interrupts, share, host } = options;
     this.coalescing = new Coalescing(share);
     this.id = id;
     this.size = size;
     this.#base = base;
+    this.#host = host;
+    this.#point = host.completionPoint;
     this.vector = vector;
     this.interrupts = interrupts;
     this.#ring = new Uint8Array(size * COMPLETION_ENTRY_BYTES);
@@ -122,6 +138,33 @@ export class CompletionQueue {
    * @param status bits 15:1 of the entry's last dword, the phase bit being the queue's
    */
   hold(
+    sqid: number,
+    sqHead: number,
+    cid: number,
+    status: number,
+    dword0: number,
+    nowNs: number,
+  ): void {
+    const gate = this.#point?.gate;
+    if (gate === undefined) {
+      this.#hold(sqid, sqHead, cid, status, dword0, nowNs);
+      return;
+    }
+    const stands = this.#host.entryStands(this, sqid);
+    let atOnce = true;
+    gate.pass({
+      queue: this.id,
+      name: `command ${cid} of queue ${sqid}`,
+      deliver: () => {
+        if (!stands()) return;
+        this.#hold(sqid, sqHead, cid, status, dword0, this.#host.nowNs);
+        if (!atOnce) this.#host.wake();
+      },
+    });
+    atOnce = false;
+  }
+
+  #hold(
     sqid: number,
     sqHead: number,
     cid: number,

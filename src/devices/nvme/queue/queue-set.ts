@@ -31,6 +31,13 @@ export class QueueSet {
     this.completions.splice(this.completions.indexOf(queue), 1);
   }
 
+  /** Asks whether a completion queue and a submission queue, as they are now, are still there. */
+  stands(completions: CompletionQueue, sqid: number): () => boolean {
+    const submissions = this.submission[sqid];
+    return () =>
+      this.completion[completions.id] === completions && this.submission[sqid] === submissions;
+  }
+
   clear(): void {
     this.submission.length = 0;
     this.completion.length = 0;

@@ -65,7 +65,8 @@ describe('a completion queue', () => {
     const memory = new Uint8Array(4096);
     const dma = new BenchDma(memory, 4096);
     const batch = new DmaBatch<CompletionQueue>();
-    const it = new CompletionQueue(1, 0, { size: 4, vector: 1, interrupts: true, share: 1 });
+    const host = { completionPoint: undefined, nowNs: 0, entryStands: () => () => true, wake() {} };
+    const it = new CompletionQueue(1, 0, { size: 4, vector: 1, interrupts: true, share: 1, host });
     const post = (count: number, nowNs: number) => {
       for (let n = 0; n < count; n++) it.hold(1, 0, n, 0, 0, nowNs);
       it.post(batch, nowNs);

@@ -1,4 +1,5 @@
 import { Nvme, type NvmeOptions } from '../../../../src/devices/nvme/nvme.ts';
+import type { PciEndpoint } from '../../../../src/pci/endpoint.ts';
 import { Bench } from '../../pci/bench.ts';
 
 export const PAGE = 4096;
@@ -71,9 +72,14 @@ export class HostDriver {
   /** The next page that is nobody's. */
   #free: number;
 
-  constructor(what: NvmeOptions | Nvme, memoryBytes = 4 * 2 ** 20) {
+  /** @param around what is plugged in in place of the controller */
+  constructor(
+    what: NvmeOptions | Nvme,
+    memoryBytes = 4 * 2 ** 20,
+    around: (nvme: Nvme) => PciEndpoint = (nvme) => nvme,
+  ) {
     this.nvme = what instanceof Nvme ? what : new Nvme(what);
-    this.link = new Bench(this.nvme, { memoryBytes, dmaMaxBytes: 2 ** 24 });
+    this.link = new Bench(around(this.nvme), { memoryBytes, dmaMaxBytes: 2 ** 24 });
     this.memory = this.link.memory;
     this.view = new DataView(this.memory.buffer);
     this.#free = PAGE;
