@@ -1,5 +1,6 @@
 /** The guest's serial console: a bounded log, and waiting for what it says. */
 import type { Duplex } from 'node:stream';
+import { kernelComplaints } from './kernel-log.ts';
 import { TextTail } from './text-tail.ts';
 import { GuestPanicError, VmError, VmTimeoutError } from './vm-error.ts';
 
@@ -81,9 +82,7 @@ export class SerialConsole {
 
   /** Lines in which the kernel complains: warnings with a trace, bugs, oopses, stalls, lockdep. */
   complaints(): string[] {
-    const complaint =
-      /WARNING: |BUG: |Oops: |general protection fault|DMA-API: |rcu: INFO|blocked for more than|Call Trace|Kernel panic/;
-    return this.log.split('\n').filter((line) => complaint.test(line));
+    return kernelComplaints(this.log).map(({ line }) => line);
   }
 
   /**

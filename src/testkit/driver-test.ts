@@ -1,0 +1,164 @@
+/** vitest's `test` with fixtures for drivers and their devices. */
+import { type TestAPI, type TestError, vi, test as vitestTest } from 'vitest';
+import type { FaultPlan } from '../faults/fault-plan.ts';
+import type { Machine } from '../machine/machine.ts';
+import type { PciEndpoint } from '../pci/endpoint.ts';
+import type { Trace } from '../trace/trace.ts';
+import { SourceBuildError } from '../vm/driver-build.ts';
+import { dropEvidence, keepEvidence, repeatLine, type TestPlace } from './evidence.ts';
+import { Rig } from './rig.ts';
+import type { TestGuest } from './test-guest.ts';
+import { checkOptions, type DriverTestOptions } from './test-options.ts';
+
+/** What a driver test may ask for; each is made when it does, and is this test's own. */
+export interface DriverFixtures<Device extends PciEndpoint = PciEndpoint> {
+  /** The device under test, as its factory made it. */
+  readonly device: Device;
+  /** All of them: `device` first. */
+  readonly devices: readonly PciEndpoint[];
+  /** The machine with the devices plugged in. */
+  readonly machine: Machine;
+  /** The booted guest with the driver loaded. */
+  readonly guest: TestGuest;
+  /** What passed between devices, guest and memory. */
+  readonly trace: Trace;
+  /** Faults on demand. */
+  readonly faults: FaultPlan;
+  /** What the test was set up with. */
+  readonly options: DriverTestOptions;
+  readonly rig: Rig;
+}
+
+export type DriverTest<Device extends PciEndpoint = PciEndpoint> = TestAPI<
+  DriverFixtures<Device>
+> & {
+  /**
+   * Sets up the tests that follow, of this file or of this describe block: over what was said before.
+   * @throws TypeError where something is no option
+   */
+  use<Other extends PciEndpoint = Device>(options: DriverTestOptions<Other>): DriverTest<Other>;
+};
+
+/** A first test boots, and may build a module; vitest's own 5 s are for functions. */
+const timeoutMs = 120_000;
+
+const extended = vitestTest.extend<DriverFixtures>({
+  options: {},
+  rig: async ({ options, task, signal }, use) => {
+    const place: TestPlace = {
+      file: task.file.filepath,
+      name: task.fullTestName,
+      ...(task.file.projectName ? { project: task.file.projectName } : {}),
+    };
+    const rig = new Rig(options, place, signal);
+    const waiting: string[] = [];
+    signal.addEventListener('abort', () => waiting.push(...rig.waitingFor), { once: true });
+    await use(rig);
+    await conclude(rig, place, task, waiting);
+  },
+  trace: async ({ rig }, use) => await use(rig.trace),
+  faults: async ({ rig }, use) => await use(rig.faults),
+  devices: async ({ rig }, use) => await use(rig.devices),
+  device: async ({ rig }, use) => {
+    const [device] = rig.devices;
+    if (device === undefined) {
+      throw new Error('expected a device: test.use({ device: () => new … }), got none');
+    }
+    await use(device);
+  },
+  machine: async ({ rig }, use) => await use(await rig.machine()),
+  guest: async ({ rig }, use) => {
+    const guest = await rig.guest().catch((error) => {
+      throw pointed(error);
+    });
+    await use(guest);
+  },
+});
+
+export const test: DriverTest = withUse(extended);
+
+function withUse<Device extends PciEndpoint>(
+  api: TestAPI<DriverFixtures<Device>>,
+): DriverTest<Device> {
+  const extend = api.extend.bind(api) as (...args: unknown[]) => TestAPI<DriverFixtures<Device>>;
+  const driverTest = Object.assign(api, {
+    use(options: DriverTestOptions<never>) {
+      checkOptions(options);
+      patience();
+      api.override({
+        // biome-ignore lint/suspicious/noExplicitAny: vitest's types leave out the fixture itself
+        options: async ({ options: before }: any, use: any) => await use({ ...before, ...options }),
+      } as never);
+      return driverTest;
+    },
+  });
+  driverTest.extend = ((...args: unknown[]) => withUse(extend(...args))) as typeof api.extend;
+  patience();
+  return driverTest as unknown as DriverTest<Device>;
+}
+
+/** For the tests of this file that say nothing themselves. */
+function patience(): void {
+  vi.setConfig({ testTimeout: timeoutMs, hookTimeout: timeoutMs });
+}
+
+interface Outcome {
+  readonly fails?: boolean | undefined;
+  readonly result?: { state: string; errors?: TestError[] } | undefined;
+}
+
+/** Ends the test's machine; a failure is told with where its evidence is. */
+async function conclude(
+  rig: Rig,
+  place: TestPlace,
+  task: Outcome,
+  waiting: readonly string[],
+): Promise<void> {
+  const found = await rig.finish();
+  const errors = task.result?.state === 'fail' ? (task.result.errors ?? []) : [];
+  if (found.length === 0 && errors.length === 0) {
+    dropEvidence(place);
+    return;
+  }
+  if (task.fails && found.length === 0) return;
+  const words = kept(rig, place);
+  const lastOwn = errors.at(-1);
+  if (lastOwn !== undefined) {
+    const when =
+      waiting.length === 0 ? '' : `\nWhen its time was up it waited for ${waiting.join(', ')}.`;
+    addTo(lastOwn, `${when}\n${words}`);
+  }
+  for (const [index, error] of found.entries()) {
+    if (lastOwn === undefined && index === found.length - 1) addTo(error, `\n${words}`);
+    // No line of the test is to blame: without frames vitest shows none.
+    if (error.stack !== undefined) error.stack = `${error.name}: ${error.message}`;
+  }
+  if (found.length === 1) throw found[0];
+  if (found.length > 1) throw new AggregateError(found);
+}
+
+function kept(rig: Rig, place: TestPlace): string {
+  const { evidence } = rig;
+  const repeat = `Repeat it: ${repeatLine(place, evidence.seed)}`;
+  try {
+    const { directory, files } = keepEvidence(place, evidence);
+    return `Kept in ${directory}: ${files.join(', ')}\n${repeat}`;
+  } catch (error) {
+    return `Nothing could be kept of it: ${error}\n${repeat}`;
+  }
+}
+
+/** Reporters show one or the other. */
+function addTo(error: { message: string; stack?: string | undefined }, words: string): void {
+  const { message, stack } = error;
+  error.message = `${message}\n${words}`;
+  if (stack?.includes(message)) error.stack = stack.replace(message, () => error.message);
+}
+
+/** vitest shows the line of the source where the first error is. */
+function pointed(error: unknown): unknown {
+  if (!(error instanceof SourceBuildError) || error.place === undefined) return error;
+  const { file, line, column = 1 } = error.place;
+  error.stack = `${error.name}: ${error.message}\n    at ${file}:${line}:${column}`;
+  return error;
+}

@@ -1,0 +1,239 @@
+/**
+ * One test's own: its devices, its machine, its guest, what watches them, and their end. Everything is
+ * made when it is first asked for; nothing of it is shared with another test.
+ */
+import { dirname } from 'node:path';
+import { FaultPlan } from '../faults/fault-plan.ts';
+import { Machine } from '../machine/machine.ts';
+import { FuseUnavailable } from '../memory/fuse/fuse-unavailable.ts';
+import type { PciEndpoint } from '../pci/endpoint.ts';
+import { PciFunction } from '../pci/function.ts';
+import { ensureParts } from '../setup/ensure-parts.ts';
+import type { Parts } from '../setup/parts.ts';
+import { Trace } from '../trace/trace.ts';
+import type { GuestOptions } from '../vm/guest.ts';
+import { formatCommand, qemuCommand } from '../vm/qemu-command.ts';
+import { TextTail } from '../vm/text-tail.ts';
+import type { MachineEnd, VirtualMachine } from '../vm/virtual-machine.ts';
+import { keepJournal } from './device-journal.ts';
+import type { Evidence, TestPlace } from './evidence.ts';
+import { packGuest } from './guest-package.ts';
+import { GuestVerdict } from './guest-verdict.ts';
+import { seedOf } from './seed.ts';
+import { TestGuest } from './test-guest.ts';
+import {
+  bootTimeoutDefaultMs,
+  checkOptions,
+  commandTimeoutDefaultMs,
+  type DevicePlace,
+  type DriverTestOptions,
+  devicePlaces,
+  memoryBytesDefault,
+} from './test-options.ts';
+import { warnOnce } from './warnings.ts';
+
+/** Some 60 MB of them. */
+const traceEventsMax = 200_000;
+const logBytesMax = 1 << 20;
+
+export class Rig {
+  readonly trace: Trace;
+  readonly faults: FaultPlan;
+  readonly #options: DriverTestOptions;
+  readonly #place: TestPlace;
+  readonly #over = new AbortController();
+  readonly #signal: AbortSignal;
+  readonly #console = new TextTail(logBytesMax);
+  readonly #log = new TextTail(logBytesMax);
+  #places: (DevicePlace & { readonly endpoint: PciEndpoint })[] | undefined;
+  #machine: Promise<Machine> | undefined;
+  #guest: Promise<TestGuest> | undefined;
+  #vm: VirtualMachine | undefined;
+  #vmEnd: MachineEnd | undefined;
+  #ready: TestGuest | undefined;
+  #qemu: string | undefined;
+
+  /** @param signal ends what is still to come, such as a boot @throws TypeError, RangeError */
+  constructor(options: DriverTestOptions, place: TestPlace, signal: AbortSignal) {
+    checkOptions(options);
+    this.#options = options;
+    this.#place = place;
+    this.#signal = AbortSignal.any([signal, this.#over.signal]);
+    const { traceDataBytes = 0 } = options;
+    this.trace = new Trace({ dataBytesMax: traceDataBytes, eventsMax: traceEventsMax });
+    this.faults = new FaultPlan({
+      seed: seedOf(options),
+      onStrike: ({ rid, fault, detail }) => this.trace.injected(rid, fault, detail),
+    });
+  }
+
+  /** Made by their factories. @throws what a factory does; Error as devicePlaces */
+  get devices(): readonly PciEndpoint[] {
+    this.#places ??= devicePlaces(this.#options).map((place) => {
+      const endpoint = place.make();
+      keepJournal(endpoint, { rid: place.rid, trace: this.trace, machine: undefined });
+      return { ...place, endpoint };
+    });
+    return this.#places.map(({ endpoint }) => endpoint);
+  }
+
+  /** With the devices plugged in; no guest yet. @throws as Machine.create */
+  machine(): Promise<Machine> {
+    this.#machine ??= this.#makeMachine();
+    return this.#machine;
+  }
+
+  /** Booted, its modules loaded. @throws SourceBuildError, SetupError, VmError, MemoryError */
+  guest(): Promise<TestGuest> {
+    this.#guest ??= this.#bootGuest();
+    return this.#guest;
+  }
+
+  /**
+   * Ends all of it.
+   * @returns what was wrong that the test's own body need not have seen
+   */
+  async finish(): Promise<Error[]> {
+    this.#over.abort(new Error('the test is over'));
+    const errors: Error[] = [];
+    await this.#guest?.catch(() => {}); // whoever awaited it saw it
+    const verdict = await this.#verdict();
+    errors.push(...verdict.errors);
+    this.#kernelLog = verdict.kernelLog;
+    errors.push(...this.#brokenDevices());
+    try {
+      const machine = await this.#machine?.catch(() => undefined);
+      await machine?.[Symbol.asyncDispose]();
+    } catch (error) {
+      errors.push(error instanceof Error ? error : new Error(String(error)));
+    }
+    return errors;
+  }
+
+  #kernelLog: string | undefined;
+
+  /** After {@link finish}. */
+  get evidence(): Evidence {
+    return {
+      console: this.#console.toString(),
+      kernelLog: this.#kernelLog,
+      machineLog: this.#log.toString(),
+      qemu: this.#qemu,
+      trace: this.trace,
+      seed: this.faults.seed,
+    };
+  }
+
+  /** What the test waits for at this moment, in its guest. */
+  get waitingFor(): readonly string[] {
+    return this.#ready?.waitingFor ?? [];
+  }
+
+  async #makeMachine(): Promise<Machine> {
+    const { memory, iommu = 'identity', bytes = memoryBytesDefault } = this.#options;
+    const { devices } = this;
+    const parts = await partsOfHost();
+    const machine = await machineInMemory(memory, (memory) =>
+      Machine.create({
+        ...{ parts, memory, bytes, iommu },
+        instruments: [this.faults, this.trace],
+        log: (message) => this.#log.push(Buffer.from(`${message}\n`)),
+      }),
+    );
+    for (const [index, endpoint] of devices.entries()) {
+      const rid = this.#places?.[index]?.rid;
+      if (rid === undefined) continue;
+      machine.plug(endpoint, rid);
+      keepJournal(endpoint, { rid, trace: this.trace, machine });
+    }
+    return machine;
+  }
+
+  async #bootGuest(): Promise<TestGuest> {
+    const parts = await partsOfHost();
+    const directory = dirname(this.#place.file);
+    const { commandTimeoutMs = commandTimeoutDefaultMs, iommu = 'identity' } = this.#options;
+    // One after the other: a driver that does not build costs no machine.
+    const content = await packGuest(this.#options, {
+      ...{ kernel: parts.kernel, directory, signal: this.#signal },
+    });
+    if (content.warnings !== '') warnOnce(content.warnings);
+    const machine = await this.machine();
+    const options = this.#guestOptions();
+    const { description } = await machine.plan(options);
+    const console = { kind: 'stdio' } as const;
+    this.#qemu = formatCommand(
+      qemuCommand(parts.qemu, { ...description, console }),
+      parts.qemu.env,
+    );
+    this.#vm = await machine.boot(options);
+    this.#vm.ended.then((end) => {
+      this.#vmEnd = end;
+    });
+    this.#ready = await TestGuest.prepare(this.#vm, content, { iommu, commandTimeoutMs });
+    return this.#ready;
+  }
+
+  #guestOptions(): Omit<GuestOptions, 'memory'> {
+    const { cpus = 2, kernelArguments = [], accelerator = 'auto' } = this.#options;
+    const { start = 'saved', bootTimeoutMs = bootTimeoutDefaultMs } = this.#options;
+    return {
+      ...{ cpus, accelerator, bootTimeoutMs },
+      kernelArguments: [...watchfulKernel, ...kernelArguments],
+      resume: start === 'saved',
+      signal: this.#signal,
+      onConsole: (chunk) => this.#console.push(chunk),
+    };
+  }
+
+  async #verdict(): Promise<GuestVerdict> {
+    return await GuestVerdict.of({
+      vm: this.#vm,
+      end: this.#vmEnd,
+      console: this.#console.toString(),
+      allowed: this.#ready?.allowedComplaints ?? [],
+    });
+  }
+
+  /** A device whose own code threw is off the bus: no test passes by it. */
+  #brokenDevices(): Error[] {
+    return (this.#places ?? []).flatMap(({ endpoint }) => {
+      const failed = endpoint instanceof PciFunction ? endpoint.failed : undefined;
+      return failed === undefined ? [] : [failed];
+    });
+  }
+}
+
+/**
+ * The kernel says so of a hang while a test still waits: a command's time is 30 s. Warnings and what is
+ * worse come on the console, whatever becomes of the guest.
+ */
+const watchfulKernel: readonly string[] = [
+  'loglevel=5',
+  'rcupdate.rcu_cpu_stall_timeout=10',
+  'sysctl.kernel.watchdog_thresh=5',
+  'sysctl.kernel.hung_task_timeout_secs=12',
+  'sysctl.kernel.panic_print=0',
+];
+
+let parts: Promise<Parts> | undefined;
+
+/** A test fetches nothing: that would take minutes, unseen. */
+function partsOfHost(): Promise<Parts> {
+  parts ??= ensureParts({ offline: true });
+  return parts;
+}
+
+/** Sealed where it was asked for; where nothing was said, plain is better than nothing, said loudly. */
+async function machineInMemory(
+  memory: DriverTestOptions['memory'],
+  make: (memory: 'sealed' | 'plain') => Promise<Machine>,
+): Promise<Machine> {
+  try {
+    return await make(memory ?? 'sealed');
+  } catch (error) {
+    if (memory !== undefined || !(error instanceof FuseUnavailable)) throw error;
+    warnOnce(`WARNING: NOTHING IS ENCRYPTED: guest memory is plain, since ${error.message}`);
+    return await make('plain');
+  }
+}

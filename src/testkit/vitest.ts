@@ -1,0 +1,5 @@
+/** Driver tests in vitest: docs/driver-tests.md. */
+export { describe, expect } from 'vitest';
+export { type DriverFixtures, type DriverTest, test, test as it } from './driver-test.ts';
+export type { CommandOptions, CommandOutcome, GuestConsole, TestGuest } from './test-guest.ts';
+export type { DriverTestOptions } from './test-options.ts';
