@@ -46,7 +46,7 @@ export class RunPlace implements Disposable {
   /** Starts any program with the environment of this place. */
   spawn([program = '', ...args]: readonly string[], options: StartOptions = {}): Running {
     const child = spawn(program, args, {
-      cwd: repository,
+      cwd: options.cwd ?? repository,
       env: { ...process.env, ...options.env, XDG_RUNTIME_DIR: this.path },
       stdio: ['pipe', 'pipe', 'pipe'],
       detached: options.ownGroup ?? false,
@@ -156,6 +156,8 @@ export class RunPlace implements Disposable {
 }
 
 export interface StartOptions {
+  /** The repository where not given. */
+  readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
   /** All of stdin; 'open' leaves it open and empty. Default: the end at once. */
   readonly stdin?: Uint8Array | string | 'open';
