@@ -111,5 +111,6 @@ function slug(text: string): string {
 }
 
 function quoted(word: string): string {
+  if (/^[\w@%+=:,./-]+$/.test(word)) return word;
   return `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -176,10 +176,14 @@ export class Rig {
 
   #guestOptions(): Omit<GuestOptions, 'memory'> {
     const { cpus = 2, kernelArguments = [], accelerator = 'auto' } = this.#options;
-    const { start = 'saved', bootTimeoutMs = bootTimeoutDefaultMs } = this.#options;
+    const { start = 'saved', bootTimeoutMs = bootTimeoutDefaultMs, iommu } = this.#options;
     return {
       ...{ cpus, accelerator, bootTimeoutMs },
-      kernelArguments: [...watchfulKernel, ...kernelArguments],
+      kernelArguments: [
+        ...watchfulKernel,
+        ...(iommu === 'virtio' ? [strictUnmapping] : []),
+        ...kernelArguments,
+      ],
       resume: start === 'saved',
       signal: this.#signal,
       onConsole: (chunk) => this.#console.push(chunk),
@@ -215,6 +219,9 @@ const watchfulKernel: readonly string[] = [
   'sysctl.kernel.hung_task_timeout_secs=12',
   'sysctl.kernel.panic_print=0',
 ];
+
+/** What a driver unmaps is gone at once, not some milliseconds later with others. */
+const strictUnmapping = 'iommu.strict=1';
 
 let parts: Promise<Parts> | undefined;
 

@@ -6,10 +6,26 @@ test.use({
   device: () => new Adder(),
   module: '../../../qemu/adder/adder.c',
   programs: ['../../../qemu/adder/adder-sum.c'],
+  files: { '/root/twelve': 'twelve bytes' },
 });
 
-test('sums a buffer', async ({ guest }) => {
-  const bytes = await guest.read('/etc/hostname');
-  const sum = bytes.reduce((a, b) => a + b);
-  expect(await guest.sh('adder-sum /etc/hostname')).toBe(`${sum}`);
+test('sums a buffer', async ({ guest, device }) => {
+  expect(await guest.sh('adder-sum /root/twelve')).toBe('1246');
+  expect(device).toHaveDma({ direction: 'read', bytes: 12, encrypted: true, times: 1 });
+  expect(device).toHaveRaised(0);
+  expect(device).toHaveWritten('length', 12);
+  expect(device).toHaveWritten('control', { go: true }, { times: 1 });
+  expect(device).toHaveRead('control', { done: true, error: false });
+  expect(device).not.toHaveFault();
+});
+
+test.describe('behind an IOMMU', () => {
+  test.use({ iommu: 'virtio' });
+
+  test('has nothing mapped once its driver is gone', async ({ guest, device }) => {
+    expect(await guest.sh('adder-sum /root/twelve')).toBe('1246');
+    await guest.rmmod('adder');
+    expect(device).toHaveDma({ bytes: 12, encrypted: true });
+    expect(device).toHaveNoMappingsLeft();
+  });
 });
