@@ -26,7 +26,8 @@ import { RunDirectory } from './run-directory.ts';
 import { SlotRegister } from './slot-register.ts';
 
 export interface MachineOptions {
-  readonly parts: Parts;
+  /** libvfio-user alone is enough for a machine that never boots a guest. */
+  readonly parts: Parts | Pick<Parts, 'libvfioUser'>;
   /** How guest memory is held; `plain` encrypts nothing. */
   readonly memory: 'sealed' | 'plain';
   /** Size of guest memory, in whole MiB. */
@@ -81,7 +82,7 @@ export class Machine implements AsyncDisposable {
   readonly sealed: SealedRam | undefined;
   readonly controller: MemoryController | undefined;
   #virtioIommu: VirtioIommu | undefined;
-  readonly #parts: Parts;
+  readonly #parts: MachineOptions['parts'];
   readonly #run: RunDirectory;
   readonly #log: (message: string) => void;
   readonly #instruments: readonly Instrument[];
@@ -235,7 +236,8 @@ export class Machine implements AsyncDisposable {
 
   /** What {@link boot} would start. @throws VmError, SetupError */
   plan(options: Omit<GuestOptions, 'memory'> = {}): Promise<GuestPlan> {
-    return planGuest(this.#parts, this.#withDevices(options));
+    const parts = this.#guestParts();
+    return planGuest(parts, this.#withDevices(parts, options));
   }
 
   /** Boots the guest with the functions plugged so far. @throws as bootGuest; MemoryError */
@@ -245,7 +247,8 @@ export class Machine implements AsyncDisposable {
     }
     const ends = [options.signal, this.#lost].filter((signal) => signal !== undefined);
     const signal = AbortSignal.any(ends);
-    this.#guest = await bootGuest(this.#parts, this.#withDevices({ ...options, signal }));
+    const parts = this.#guestParts();
+    this.#guest = await bootGuest(parts, this.#withDevices(parts, { ...options, signal }));
     return this.#guest;
   }
 
@@ -285,7 +288,16 @@ export class Machine implements AsyncDisposable {
     return { memory, regions: sealedRegions(memory) };
   }
 
-  #withDevices(options: Omit<GuestOptions, 'memory'>): GuestOptions {
+  #guestParts(): Parts {
+    const parts = this.#parts;
+    if ('qemu' in parts) return parts;
+    throw new Error(
+      'expected QEMU and a kernel for a guest, got a machine made with libvfio-user alone: ' +
+        'give it what ensureParts() answers',
+    );
+  }
+
+  #withDevices(parts: Parts, options: Omit<GuestOptions, 'memory'>): GuestOptions {
     const plugged = this.#functions.map(
       ({ rid, server }): GuestDevice => ({
         kind: 'vfio-user',
@@ -304,7 +316,7 @@ export class Machine implements AsyncDisposable {
     return {
       ...own,
       acpiTables: [table, ...(options.acpiTables ?? [])],
-      image: imageWithVirtioIommu(this.#parts.kernel, options.image),
+      image: imageWithVirtioIommu(parts.kernel, options.image),
     };
   }
 }

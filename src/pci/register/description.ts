@@ -13,8 +13,15 @@ export interface RegisterDescription {
   readonly stride: number;
   /** What a guest may do with it as a whole; write-1-to-clear counts as read-write. */
   readonly access: 'read-only' | 'write-only' | 'read-write' | 'memory';
-  /** By name: the lowest bit, and how many. */
-  readonly fields: Readonly<Record<string, { readonly low: number; readonly bits: number }>>;
+  readonly fields: Readonly<Record<string, FieldDescription>>;
+}
+
+export interface FieldDescription {
+  /** The lowest bit. */
+  readonly low: number;
+  readonly bits: number;
+  /** It is yes or no, not a number of one bit. */
+  readonly flag?: true;
 }
 
 /** What a BAR is made of, by rising offset. */
@@ -32,7 +39,10 @@ function describeCell(cell: Cell): RegisterDescription {
   const access =
     only === 'read' ? 'read-only' : only === 'write' ? 'write-only' : ('read-write' as const);
   const fields = Object.fromEntries(
-    Object.entries(cell.fields ?? {}).map(([field, { low, bits }]) => [field, { low, bits }]),
+    Object.entries(cell.fields ?? {}).map(([field, { low, bits, flag }]) => [
+      field,
+      flag ? { low, bits, flag } : { low, bits },
+    ]),
   );
   return { name, offset, width, count, stride, access, fields };
 }
