@@ -31,6 +31,9 @@ export type ArmOptions<Name extends FaultName> = TriggerOptions<
   readonly rid?: RequesterId;
 } & ParameterOptions<ParametersOf<(typeof catalogue)[Name]>>;
 
+/** The same by name, from which a call of `arm` infers what its `when` is asked about. */
+export type ArmOptionsByName = { readonly [Name in FaultName]: ArmOptions<Name> };
+
 /** @throws RangeError where there is no such fault */
 export function faultNamed(name: string): AnyDeclaration {
   const found = Object.hasOwn(catalogue, name) ? catalogue[name as FaultName] : undefined;

@@ -1,15 +1,14 @@
 import { randomInt } from 'node:crypto';
 import { VirtioIommu } from '../devices/iommu/virtio-iommu.ts';
 import type { Instrument } from '../machine/instrument.ts';
-import type { Machine } from '../machine/machine.ts';
 import { type Clock, systemClock } from '../pci/clock.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
-import { type ArmOptions, type FaultName, faultNamed } from './catalogue.ts';
+import { type ArmOptionsByName, type FaultName, faultNamed } from './catalogue.ts';
 import type { AnyArmed } from './fault.ts';
 import { FaultyFunction } from './faulty-function.ts';
 import { IommuSite } from './iommu-faults.ts';
-import { MachineUnderTest } from './machine-under-test.ts';
+import { type FaultyMachine, MachineUnderTest } from './machine-under-test.ts';
 import { readParameters } from './parameter.ts';
 import { RandomStream } from './random-stream.ts';
 import { type Strike, StrikeLog } from './strike.ts';
@@ -92,9 +91,9 @@ export class FaultPlan implements Instrument {
    * Arms a fault of the catalogue, from now on and for functions that are plugged in later as well.
    * @throws RangeError, TypeError where the options are not the fault's, or fit none of the functions
    */
-  arm<Name extends FaultName>(name: Name, options: ArmOptions<Name>): FaultHandle {
+  arm<Name extends FaultName>(name: Name, options: ArmOptionsByName[Name]): FaultHandle {
     const declared = faultNamed(name);
-    const { rate, nth, every, when, times, rid, ...given } = options as ArmOptions<Name> &
+    const { rate, nth, every, when, times, rid, ...given } = options as ArmOptionsByName[Name] &
       Record<string, unknown>;
     const trigger = { rate, nth, every, when, times } as TriggerOptions<never>;
     checkTrigger(trigger);
@@ -133,7 +132,7 @@ export class FaultPlan implements Instrument {
   }
 
   /** @throws Error where it is another machine's already */
-  install(machine: Pick<Machine, 'iommu' | 'functions' | 'slot'>): void {
+  install(machine: FaultyMachine): void {
     this.#machine.install(machine);
   }
 

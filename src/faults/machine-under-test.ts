@@ -1,12 +1,26 @@
 import type { DmaTamper } from '../iommu/dma-watch.ts';
 import type { Translation } from '../iommu/domain.ts';
+import type { Iommu } from '../iommu/iommu.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
-import type { Machine } from '../machine/machine.ts';
 import { type Gpa, gpa, MemoryError } from '../memory/guest-memory.ts';
 import type { DmaDirection, FaultReason, Iova } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
 import type { DramUnderTest } from './dram-faults.ts';
 import type { IommuSite } from './iommu-faults.ts';
+
+/** What a plan takes of a Machine. */
+export interface FaultyMachine {
+  readonly iommu: Iommu;
+  /** The VM's own. */
+  readonly slot: KeySlot;
+  readonly functions: readonly { readonly memory: ErringMemory }[];
+}
+
+/** Guest memory whose bits can be flipped. */
+export interface ErringMemory {
+  permits(direction: DmaDirection, address: Gpa, length: number): boolean;
+  flipBit(address: Gpa, slot: KeySlot, bit: number): void;
+}
 
 /**
  * The machine that a plan is installed in: its IOMMU, which asks about each DMA while a fault there is armed
@@ -20,9 +34,9 @@ export class MachineUnderTest implements DmaTamper, DramUnderTest {
     rights: 'none',
     slot: undefined,
   };
-  #machine: Pick<Machine, 'iommu' | 'functions' | 'slot'> | undefined;
+  #machine: FaultyMachine | undefined;
 
-  install(machine: Pick<Machine, 'iommu' | 'functions' | 'slot'>): void {
+  install(machine: FaultyMachine): void {
     if (this.#machine !== undefined) {
       throw new Error('expected a plan of faults for each machine, got one that has a machine');
     }

@@ -51,6 +51,17 @@ export class Bench implements PciLink {
     return new DataView(bytes.buffer).getBigUint64(0, true);
   }
 
+  /** A guest's read of any length. */
+  readBytes(offset: number, length: number, bar = 0): Uint8Array {
+    const bytes = new Uint8Array(length);
+    this.#endpoint.readBar(bar, offset, bytes);
+    return bytes;
+  }
+
+  writeBytes(offset: number, bytes: Uint8Array, bar = 0): void {
+    this.#endpoint.writeBar(bar, offset, bytes);
+  }
+
   write(offset: number, value: number | bigint, width: 1 | 2 | 4 | 8 = 4, bar = 0): void {
     const bytes = new Uint8Array(8);
     new DataView(bytes.buffer).setBigUint64(0, BigInt.asUintN(64, BigInt(value)), true);
