@@ -11,7 +11,14 @@ import { Machine } from '../src/machine/machine.ts';
 import { parseRequesterId } from '../src/pci/requester-id.ts';
 import type { BenchContext } from './bench-context.ts';
 import { C_SERVER, startCServer } from './c-server.ts';
-import { type Comparison, compare, median } from './figures.ts';
+import {
+  DriverTimes,
+  type TimedAttribute,
+  type TimedRounds,
+  type Times,
+  timingScript,
+} from './driver-times.ts';
+import { type Comparison, compare } from './figures.ts';
 import { type MmioFigure, type MmioPlacement, measureMmio } from './mmio.ts';
 
 const ROUNDS = 11;
@@ -22,16 +29,12 @@ const GUEST_BYTES = 256 * 2 ** 20;
 
 const OURS = '0000:00:04.0';
 const C = '0000:00:05.0';
-const ATTRIBUTES = ['mmio_read_ns', 'irq_latency_ns'] as const;
-
-type Attribute = (typeof ATTRIBUTES)[number];
-
-/** Nanoseconds in the guest: medians over rounds of a round's median, smallest and 90th of 100. */
-interface Times {
-  readonly median_ns: number;
-  readonly min_ns: number;
-  readonly p90_ns: number;
-}
+const TIMED: TimedRounds = {
+  functions: [OURS, C],
+  attributes: ['mmio_read_ns', 'irq_latency_ns'],
+  rounds: ROUNDS,
+  samples: SAMPLES,
+};
 
 export interface GuestMmioFigure extends Comparison {
   readonly ours: Times;
@@ -71,11 +74,11 @@ export async function benchGuestMmio({
     });
     await guest.insmod('sealbus_edu');
     say(`${ROUNDS} interleaved rounds in the guest`);
-    const text = await guest.check(['sh', '-c', script()], { timeoutMs: 300_000 });
-    const rounds = parse(text);
-    const figure = (attribute: Attribute, key: keyof MmioPlacement): GuestMmioFigure => {
-      const ours = times(rounds, OURS, attribute);
-      const c = times(rounds, C, attribute);
+    const text = await guest.check(['sh', '-c', timingScript(TIMED)], { timeoutMs: 300_000 });
+    const times = new DriverTimes(text, TIMED);
+    const figure = (attribute: TimedAttribute, key: keyof MmioPlacement): GuestMmioFigure => {
+      const ours = times.of(OURS, attribute);
+      const c = times.of(C, attribute);
       return {
         ...compare(ours.median_ns, c.median_ns, { peer: C_SERVER, bar: BAR, rounds: ROUNDS }),
         ours,
@@ -91,49 +94,4 @@ export async function benchGuestMmio({
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
-}
-
-/** The rounds in one script, so that the agent's channel is still while they last. */
-function script(): string {
-  const at = (bdf: string) => `/sys/bus/pci/devices/${bdf}`;
-  const lines = [OURS, C].map((bdf) => `echo ${SAMPLES} > ${at(bdf)}/rounds`);
-  // One more round, the first, warms up.
-  lines.push(`for round in $(seq 0 ${ROUNDS}); do`);
-  for (const attribute of ATTRIBUTES) {
-    for (const bdf of [OURS, C]) {
-      lines.push(`echo "$round ${bdf} ${attribute} $(cat ${at(bdf)}/${attribute})"`);
-    }
-  }
-  return ['set -e', ...lines, 'done'].join('\n');
-}
-
-interface Round {
-  readonly bdf: string;
-  readonly attribute: string;
-  readonly median_ns: number;
-  readonly min_ns: number;
-  readonly p90_ns: number;
-}
-
-/** @throws Error where a line is not of the driver's form, or one is missing. */
-function parse(text: string): Round[] {
-  const lines = text.trim().split('\n');
-  const rounds = lines.map((line) => {
-    const match = /^(\d+) (\S+) (\w+) median (\d+) min (\d+) p90 (\d+) /.exec(line);
-    if (match === null) throw new Error(`expected the driver's times, got ${JSON.stringify(line)}`);
-    const [, round, bdf = '', attribute = '', middle, min, p90] = match;
-    const values = { median_ns: Number(middle), min_ns: Number(min), p90_ns: Number(p90) };
-    return { round: Number(round), bdf, attribute, ...values };
-  });
-  const expected = (ROUNDS + 1) * ATTRIBUTES.length * 2;
-  if (rounds.length !== expected) {
-    throw new Error(`expected ${expected} lines of times, got ${rounds.length}`);
-  }
-  return rounds.filter(({ round }) => round > 0);
-}
-
-function times(rounds: readonly Round[], bdf: string, attribute: Attribute): Times {
-  const mine = rounds.filter((round) => round.bdf === bdf && round.attribute === attribute);
-  const middle = (key: 'median_ns' | 'min_ns' | 'p90_ns') => median(mine.map((at) => at[key]));
-  return { median_ns: middle('median_ns'), min_ns: middle('min_ns'), p90_ns: middle('p90_ns') };
 }

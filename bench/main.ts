@@ -1,5 +1,5 @@
 /**
- * `npm run bench -- [--json] [mmio xts dma boot memory nvme] [--quick] [--cpus N]`: each figure beside
+ * `npm run bench -- [--json] [mmio xts dma boot memory trace nvme] [--quick] [--cpus N]`: each figure beside
  * its peer, in one run, as ratios of medians of interleaved rounds. Without names all but nvme, which
  * takes several times as long as the others together, and a Debian. Progress goes to stderr; stdout has
  * the result, with --json one object and nothing else.
@@ -20,6 +20,7 @@ import { machineFacts } from './machine-facts.ts';
 import { benchMemory } from './memory.ts';
 import { benchNvme, type NvmeBenchOptions } from './nvme.ts';
 import { barsOf, type Key, printReport, type Report } from './report.ts';
+import { benchTrace } from './trace.ts';
 import { benchXtsBesideC } from './xts-comparison.ts';
 
 type Benchmark = (context: BenchContext, options: Options) => Promise<Report>;
@@ -30,6 +31,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   dma: async (context) => ({ dma: await benchDma(context) }),
   boot: async (context) => ({ boot: await benchBoot(context) }),
   memory: async (context) => ({ memory: await benchMemory(context) }),
+  trace: async (context) => ({ trace: await benchTrace(context) }),
   nvme: async (context, options) => ({ nvme: await benchNvme(context, options) }),
 };
 /** What a run without names leaves out. */
@@ -41,6 +43,7 @@ const KEYS: Readonly<Record<string, readonly Key[]>> = {
   dma: ['dma'],
   boot: ['boot'],
   memory: ['memory'],
+  trace: ['trace'],
   nvme: ['nvme'],
 };
 

@@ -5,6 +5,7 @@ import type { GuestMmioFigure, GuestMmioResult } from './guest-mmio.ts';
 import type { MachineFacts } from './machine-facts.ts';
 import type { MemoryResult } from './memory.ts';
 import type { NvmeResult } from './nvme.ts';
+import type { TraceResult } from './trace.ts';
 import type { XtsComparison } from './xts-comparison.ts';
 
 /** What a run found; what was left out, or failed, is missing. */
@@ -13,6 +14,7 @@ export interface Report extends Partial<GuestMmioResult> {
   readonly dma?: DmaResult;
   readonly boot?: BootResult;
   readonly memory?: MemoryResult;
+  readonly trace?: TraceResult;
   readonly nvme?: NvmeResult;
 }
 
@@ -27,7 +29,7 @@ export interface BarResult {
 
 /** Every bar of what was measured. */
 export function barsOf(report: Report): BarResult[] {
-  const { mmioRead, doorbellToInterrupt, xts, dma, boot, nvme } = report;
+  const { mmioRead, doorbellToInterrupt, xts, dma, boot, trace, nvme } = report;
   const named: [string, Comparison | undefined][] = [
     ['MMIO read from the guest', mmioRead],
     ['doorbell to interrupt from the guest', doorbellToInterrupt],
@@ -35,6 +37,8 @@ export function barsOf(report: Report): BarResult[] {
     ['DMA read of 4 KiB, plain', dma],
     ['IOMMU look-up of 4 KiB', dma?.lookUp],
     ['boot, sealed', boot],
+    ['MMIO read traced, one core', trace?.placements.oneCore],
+    ['MMIO read traced, two cores', trace?.placements.twoCores],
     ...(nvme?.comparisons ?? []).map((one): [string, Comparison] => [
       `NVMe ${one.workload}, ${one.disk} of ${one.peer}`,
       one,
@@ -73,6 +77,7 @@ export function printReport(
     console.log('\nmemory beyond guest RAM and DRAM');
     console.table({ device, controller, cServer, qemu: vmm, bareNode });
   }
+  if (report.trace !== undefined) printTrace(report.trace);
   if (report.nvme !== undefined) printNvme(report.nvme);
   console.log('\nbars');
   for (const { name, ratio, bar, met } of bars) {
@@ -98,6 +103,18 @@ function printDma({ plain, plainSingle, sealed, batches }: DmaResult): void {
   console.table(sealed.map(row));
   console.log('DmaPort in sealed memory, an access of a batch of 32; the ratio is to single ones');
   console.table(batches.map(row));
+}
+
+function printTrace({ placements, events, fileBytes }: TraceResult): void {
+  for (const [placement, figure] of Object.entries(placements)) {
+    const { traced, untraced, ratio, meanRatio, noise } = figure;
+    console.log(`\na register read in the guest, traced to a file and not, ${placement}`);
+    console.table({ traced, untraced });
+    console.log(
+      `medians ${ratio}, means ${meanRatio}; two untraced ones ${noise.ratio}, means ${noise.meanRatio}`,
+    );
+  }
+  console.log(`${events} events in ${fileBytes} bytes`);
 }
 
 function printNvme(nvme: NvmeResult): void {

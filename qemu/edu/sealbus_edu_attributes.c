@@ -152,10 +152,16 @@ static int edu_compare(const void *left, const void *right)
 
 static ssize_t edu_emit_times(char *text, u64 *times, u32 rounds)
 {
+	u64 sum = 0;
+	u32 i;
+
+	for (i = 0; i < rounds; i++)
+		sum += times[i];
 	sort(times, rounds, sizeof(*times), edu_compare, NULL);
-	return sysfs_emit(text, "median %llu min %llu p90 %llu max %llu rounds %u\n",
+	return sysfs_emit(text, "median %llu min %llu p90 %llu mean %llu max %llu rounds %u\n",
 			  times[rounds / 2], times[0],
-			  times[(u64)rounds * 9 / 10], times[rounds - 1], rounds);
+			  times[(u64)rounds * 9 / 10], div_u64(sum, rounds),
+			  times[rounds - 1], rounds);
 }
 
 /* One register read, from its issue to its value. */

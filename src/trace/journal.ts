@@ -1,4 +1,5 @@
 import type { TraceEnd, TraceEvent, TraceHeader } from './event.ts';
+import { LineBuffer } from './line-buffer.ts';
 import type { Recorded } from './recorded.ts';
 import { type TraceWriter, traceLine } from './trace-writer.ts';
 
@@ -28,6 +29,7 @@ export class Journal {
   #waiting: Recorded[] = [];
   #waitingBytes = 0;
   readonly #events: TraceEvent[] = [];
+  readonly #lines = new LineBuffer();
   #taken = 0;
   #bytes = 0;
   #dropped = 0;
@@ -58,7 +60,7 @@ export class Journal {
         `expected a trace in memory, got one that is written to ${writer.path}: read it with readTrace`,
       );
     }
-    this.#tell((event) => this.#events.push(event));
+    this.#tell((recorded, t) => this.#events.push(recorded.event(t)));
     return this.#events;
   }
 
@@ -87,14 +89,16 @@ export class Journal {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     if (writer === undefined) return;
-    let text = this.#headed ? '' : traceLine(header());
+    const lines = this.#lines;
+    lines.clear();
+    if (!this.#headed) lines.text(traceLine(header()));
     this.#headed = true;
     let told = 0;
-    this.#tell((event) => {
-      text += traceLine(event);
+    this.#tell((recorded, t) => {
+      recorded.write(lines, t);
       told++;
     });
-    if (text === '' || writer.write(text)) return;
+    if (lines.length === 0 || writer.write(lines.bytes)) return;
     // Nothing more will get there.
     this.#taken -= told;
     this.#dropped += told;
@@ -130,14 +134,14 @@ export class Journal {
     return false;
   }
 
-  /** Hands over what waits as events, up to the first that is still going on. */
-  #tell(take: (event: TraceEvent) => void): void {
+  /** Hands over what waits, with its time, up to the first that is still going on. */
+  #tell(take: (recorded: Recorded, t: number) => void): void {
     const waiting = this.#waiting;
     let told = 0;
     while (told < waiting.length) {
       const recorded = waiting[told] as Recorded;
       if (!recorded.over) break;
-      take(recorded.event(this.#sinceBegan(recorded.at)));
+      take(recorded, this.#sinceBegan(recorded.at));
       told++;
     }
     this.#waiting = told === waiting.length ? [] : waiting.slice(told);

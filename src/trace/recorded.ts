@@ -3,9 +3,12 @@
  * access; names, hexadecimal digits and fields come when somebody reads the trace, or it is written.
  */
 import type { DmaDone, DmaPiece } from '../iommu/dma-watch.ts';
+import { fieldValue } from './access-line.ts';
 import type { DmaEvent, RegisterEvent, TraceEvent } from './event.ts';
 import { hex, ridText } from './event-text.ts';
+import type { LineBuffer } from './line-buffer.ts';
 import type { RegisterNames } from './register-names.ts';
+import { traceLine } from './trace-writer.ts';
 
 export interface Recorded {
   /** On the trace's clock; milliseconds. */
@@ -16,6 +19,8 @@ export interface Recorded {
   readonly held: number;
   /** @param t nanoseconds since the trace began */
   event(t: number): TraceEvent;
+  /** Adds {@link event} as a line of JSON. */
+  write(out: LineBuffer, t: number): void;
 }
 
 /** An event without its time, each kind by itself. */
@@ -38,12 +43,10 @@ export class RecordedEvent implements Recorded {
   event(t: number): TraceEvent {
     return { t, ...this.#event } as TraceEvent;
   }
-}
 
-/** Who an access was to. */
-export interface FunctionNames {
-  readonly rid: string;
-  readonly names: RegisterNames;
+  write(out: LineBuffer, t: number): void {
+    out.text(traceLine(this.event(t)));
+  }
 }
 
 /** A guest's access to a BAR. What it led to is recorded after it, also before its answer is there. */
@@ -53,7 +56,7 @@ export class RecordedAccess implements Recorded {
   /** It came in the same turn of the event loop as the function's access before it. */
   sameTurn = false;
   readonly held: number;
-  readonly #function: FunctionNames;
+  readonly #names: RegisterNames;
   readonly #direction: 'read' | 'write';
   readonly #bar: number;
   readonly #offset: number;
@@ -66,14 +69,14 @@ export class RecordedAccess implements Recorded {
 
   constructor(
     at: number,
-    target: FunctionNames,
+    names: RegisterNames,
     direction: 'read' | 'write',
     bar: number,
     offset: number,
     width: number,
   ) {
     this.at = at;
-    this.#function = target;
+    this.#names = names;
     this.#direction = direction;
     this.#bar = bar;
     this.#offset = offset;
@@ -101,8 +104,8 @@ export class RecordedAccess implements Recorded {
   }
 
   event(t: number): RegisterEvent {
-    const { rid, names } = this.#function;
-    const { register, fields } = names.of(this.#bar, this.#offset, this.#width);
+    const { rid } = this.#names;
+    const { register, fields } = this.#names.of(this.#bar, this.#offset, this.#width);
     return {
       t,
       kind: 'register',
@@ -117,12 +120,25 @@ export class RecordedAccess implements Recorded {
         ? {}
         : {
             fields: Object.fromEntries(
-              fields.map(({ name, low, bits }) => [name, this.#field(low, bits)]),
+              fields.map((field) => [field.name, fieldValue(field, this.#low, this.#high)]),
             ),
           }),
-      took: Math.round((this.#end - this.at) * 1e6),
+      took: this.#took,
       ...(this.sameTurn ? { sameTurn: true } : {}),
     };
+  }
+
+  write(out: LineBuffer, t: number): void {
+    if (this.#bytes !== undefined) {
+      out.text(traceLine(this.event(t)));
+      return;
+    }
+    const line = this.#names.line(this.#bar, this.#offset, this.#width);
+    line.write(out, t, this.#direction, this.#low, this.#high, this.#took, this.sameTurn);
+  }
+
+  get #took(): number {
+    return Math.round((this.#end - this.at) * 1e6);
   }
 
   #value(): string {
@@ -130,14 +146,6 @@ export class RecordedAccess implements Recorded {
     const low = (this.#low >>> 0).toString(16);
     if (this.#high === 0) return `0x${low}`;
     return `0x${(this.#high >>> 0).toString(16)}${low.padStart(8, '0')}`;
-  }
-
-  #field(low: number, bits: number): number {
-    if (low + bits <= 32) {
-      return Math.floor((this.#low >>> 0) / 2 ** low) % 2 ** bits;
-    }
-    const value = (BigInt(this.#high >>> 0) << 32n) | BigInt(this.#low >>> 0);
-    return Number(BigInt.asUintN(bits, value >> BigInt(low)));
   }
 }
 
@@ -181,6 +189,10 @@ export class RecordedDma implements Recorded {
       }),
       ...(this.#data === undefined ? {} : { data: Buffer.from(this.#data).toString('hex') }),
     };
+  }
+
+  write(out: LineBuffer, t: number): void {
+    out.text(traceLine(this.event(t)));
   }
 }
 

@@ -1,3 +1,4 @@
+import { AccessLine } from './access-line.ts';
 import type { TracedBar, TracedRegister } from './event.ts';
 
 /** A field as it lies in the value of an access, lowest bit of the access first. */
@@ -23,28 +24,46 @@ interface Place {
   readonly offset: number;
 }
 
+/** Names, and what they come to in a line of the trace. */
+interface Known {
+  readonly names: AccessNames;
+  readonly line: AccessLine;
+}
+
 const NOTHING: AccessNames = { register: undefined, fields: [], registers: [] };
 /** Accesses of other places and widths than these many are looked up each time. */
 const KNOWN_MAX = 4096;
 
 /** The registers of one function by bar, offset and width of an access, as a trace names them. */
 export class RegisterNames {
+  readonly rid: string;
   readonly #bars = new Map<number, readonly TracedRegister[]>();
-  readonly #known = new Map<number, AccessNames>();
+  readonly #known = new Map<number, Known>();
 
-  constructor(bars: readonly TracedBar[]) {
+  /** @param rid of the function, as a trace has it */
+  constructor(rid: string, bars: readonly TracedBar[]) {
+    this.rid = rid;
     for (const { bar, registers } of bars) this.#bars.set(bar, registers);
   }
 
   /** @param width bytes of the access */
   of(bar: number, offset: number, width: number): AccessNames {
+    return this.#look(bar, offset, width).names;
+  }
+
+  line(bar: number, offset: number, width: number): AccessLine {
+    return this.#look(bar, offset, width).line;
+  }
+
+  #look(bar: number, offset: number, width: number): Known {
     // Exact up to BARs of 2^46 bytes, and what a wider one shares is not remembered.
     const key = width <= 8 && offset < 2 ** 46 ? (offset * 16 + width) * 8 + bar : undefined;
     const known = key === undefined ? undefined : this.#known.get(key);
     if (known !== undefined) return known;
     const names = this.#find(bar, offset, width);
-    if (key !== undefined && this.#known.size < KNOWN_MAX) this.#known.set(key, names);
-    return names;
+    const found = { names, line: new AccessLine(this.rid, bar, offset, width, names) };
+    if (key !== undefined && this.#known.size < KNOWN_MAX) this.#known.set(key, found);
+    return found;
   }
 
   #find(bar: number, offset: number, width: number): AccessNames {

@@ -35,10 +35,10 @@ export class TraceWriter {
     return this.#failure;
   }
 
-  /** Writes all of `text`; answers false where it could not, and never throws. */
-  write(text: string): boolean {
+  /** Writes all of it; answers false where it could not, and never throws. */
+  write(given: string | Uint8Array): boolean {
     if (this.#file === undefined) return false;
-    const bytes = Buffer.from(text);
+    const bytes = typeof given === 'string' ? Buffer.from(given) : given;
     try {
       for (let done = 0; done < bytes.length; ) done += writeSync(this.#file, bytes, done);
       return true;

@@ -110,7 +110,7 @@ export class Trace implements Instrument {
 
   around(endpoint: PciEndpoint, rid: RequesterId, device: PciEndpoint = endpoint): PciEndpoint {
     const bars = tracedBars(device);
-    const names = { rid: ridText(rid), names: new RegisterNames(bars) };
+    const names = new RegisterNames(ridText(rid), bars);
     this.record({
       kind: 'function',
       rid: names.rid,

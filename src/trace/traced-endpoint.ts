@@ -7,7 +7,8 @@ import type {
   UnmodelledAccess,
 } from '../pci/endpoint.ts';
 import type { Journal } from './journal.ts';
-import { type FunctionNames, RecordedAccess, RecordedEvent, type Untimed } from './recorded.ts';
+import { RecordedAccess, RecordedEvent, type Untimed } from './recorded.ts';
+import type { RegisterNames } from './register-names.ts';
 import { TracedClock } from './traced-clock.ts';
 import { Turn } from './turn.ts';
 
@@ -22,27 +23,27 @@ export class TracedEndpoint implements PciEndpoint {
   readonly bars: PciEndpoint['bars'];
   readonly interruptVectors: PciEndpoint['interruptVectors'];
   readonly #inner: PciEndpoint;
-  readonly #function: FunctionNames;
+  readonly #names: RegisterNames;
   readonly #journal: Journal;
   readonly #alarms: boolean;
   readonly #turn = new Turn();
   #clock: TracedClock | undefined;
 
   /** @param alarms whether to record when those of the function's clock ring */
-  constructor(inner: PciEndpoint, names: FunctionNames, journal: Journal, alarms: boolean) {
+  constructor(inner: PciEndpoint, names: RegisterNames, journal: Journal, alarms: boolean) {
     this.identity = inner.identity;
     this.express = inner.express;
     this.capabilities = inner.capabilities;
     this.bars = inner.bars;
     this.interruptVectors = inner.interruptVectors;
     this.#inner = inner;
-    this.#function = names;
+    this.#names = names;
     this.#journal = journal;
     this.#alarms = alarms;
   }
 
   plug(link: PciLink): void {
-    const { rid } = this.#function;
+    const { rid } = this.#names;
     const record = (event: Untimed) => {
       this.#journal.add(new RecordedEvent(this.#journal.now(), event));
     };
@@ -92,7 +93,7 @@ export class TracedEndpoint implements PciEndpoint {
   }
 
   reset(cause: ResetCause): void {
-    const { rid } = this.#function;
+    const { rid } = this.#names;
     const turn = this.#turn.goesOn() ? ({ sameTurn: true } as const) : {};
     const event = { kind: 'reset', rid, cause, ...turn } as const;
     this.#journal.add(new RecordedEvent(this.#journal.now(), event));
@@ -101,7 +102,7 @@ export class TracedEndpoint implements PciEndpoint {
 
   #access(direction: 'read' | 'write', bar: number, offset: number, width: number) {
     const journal = this.#journal;
-    const access = new RecordedAccess(journal.now(), this.#function, direction, bar, offset, width);
+    const access = new RecordedAccess(journal.now(), this.#names, direction, bar, offset, width);
     access.sameTurn = this.#turn.goesOn();
     journal.add(access);
     return access;

@@ -61,10 +61,10 @@ export class FunctionFindings {
   #errorCount = 0;
   readonly #injected: Record<string, number> = {};
 
-  constructor(rid: string, about: Pick<FunctionEvent, 'name' | 'bars'>) {
-    this.#rid = rid;
+  constructor(about: Pick<FunctionEvent, 'rid' | 'name' | 'bars'>) {
+    this.#rid = about.rid;
     this.#name = about.name;
-    this.#uses = new RegisterUses(about.bars);
+    this.#uses = new RegisterUses(about);
     this.#doorbells = new Doorbells(about.bars.flatMap(({ registers }) => registers));
   }
 

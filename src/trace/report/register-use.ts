@@ -42,9 +42,9 @@ export class RegisterUses {
     { -readonly [K in keyof UnmodelledUse]: UnmodelledUse[K] }
   >();
 
-  constructor(bars: FunctionEvent['bars']) {
+  constructor({ rid, bars }: Pick<FunctionEvent, 'rid' | 'bars'>) {
     this.#bars = bars;
-    this.#names = new RegisterNames(bars);
+    this.#names = new RegisterNames(rid, bars);
   }
 
   access({ bar, offset, width, direction }: RegisterEvent): void {

@@ -42,13 +42,13 @@ export function reportOf(source: TraceSource): TraceReport {
     }
     const { rid } = event;
     if (event.kind === 'function') {
-      functions.set(rid, new FunctionFindings(rid, event));
+      functions.set(rid, new FunctionFindings(event));
       if (isVirtioIommu(event)) iommus.add(rid);
       continue;
     }
     let findings = functions.get(rid);
     if (findings === undefined) {
-      findings = new FunctionFindings(rid, { name: '', bars: [] });
+      findings = new FunctionFindings({ rid, name: '', bars: [] });
       functions.set(rid, findings);
     }
     findings.take(event);
