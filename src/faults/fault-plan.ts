@@ -169,6 +169,7 @@ export class FaultPlan implements Instrument {
         counted.struck();
         armed.struck++;
         this.#log.add({ fault: name, rid: one.rid, occasion: counted.occasions, detail });
+        this.#machine.injected(one.rid, name, detail);
       },
     } as AnyArmed;
     one.arm(at);

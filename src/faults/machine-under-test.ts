@@ -2,6 +2,7 @@ import type { DmaTamper } from '../iommu/dma-watch.ts';
 import type { Translation } from '../iommu/domain.ts';
 import type { Iommu } from '../iommu/iommu.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
+import type { Instrument } from '../machine/instrument.ts';
 import { type Gpa, gpa, MemoryError } from '../memory/guest-memory.ts';
 import type { DmaDirection, FaultReason, Iova } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
@@ -14,6 +15,7 @@ export interface FaultyMachine {
   /** The VM's own. */
   readonly slot: KeySlot;
   readonly functions: readonly { readonly memory: ErringMemory }[];
+  readonly instruments: readonly Instrument[];
 }
 
 /** Guest memory whose bits can be flipped. */
@@ -62,6 +64,11 @@ export class MachineUnderTest implements DmaTamper, DramUnderTest {
     const wanted = [...this.#sites.values()].some((site) => site.wanted);
     if (wanted) iommu.tamper = this;
     else if (iommu.tamper === this) iommu.tamper = undefined;
+  }
+
+  /** Tells those who watch the machine. */
+  injected(rid: RequesterId, fault: string, detail: string): void {
+    for (const one of this.#machine?.instruments ?? []) one.injected?.(rid, fault, detail);
   }
 
   refusal(

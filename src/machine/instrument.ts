@@ -11,6 +11,8 @@ export interface Instrument {
    * `device` is the function itself, under whatever other instruments have put around it.
    */
   around?(endpoint: PciEndpoint, rid: RequesterId, device: PciEndpoint): PciEndpoint;
+  /** A fault on demand has struck one of the machine's functions. */
+  injected?(rid: RequesterId, fault: string, detail: string): void;
   /** Once, when all else of the machine has ended. */
   end?(): void;
 }

@@ -81,11 +81,12 @@ export class Machine implements AsyncDisposable {
   /** Undefined where memory is plain. */
   readonly sealed: SealedRam | undefined;
   readonly controller: MemoryController | undefined;
+  /** What watches or disturbs it, from the device outwards. */
+  readonly instruments: readonly Instrument[];
   #virtioIommu: VirtioIommu | undefined;
   readonly #parts: MachineOptions['parts'];
   readonly #run: RunDirectory;
   readonly #log: (message: string) => void;
-  readonly #instruments: readonly Instrument[];
   /** Aborted when the memory controller ends by itself. */
   readonly #lost: AbortSignal | undefined;
   readonly #functions: PluggedFunction[] = [];
@@ -109,8 +110,8 @@ export class Machine implements AsyncDisposable {
     this.#lost = memory?.lost;
     // Outermost, whoever made this machine: `sealbus trace` records any command.
     const trace = traceOfEnvironment();
-    this.#instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
-    for (const instrument of this.#instruments) instrument.install?.(this);
+    this.instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
+    for (const instrument of this.instruments) instrument.install?.(this);
     // A guest would go on with what is in the page cache until it misses, and die of SIGBUS then.
     this.#lost?.addEventListener('abort', () => this.#guest?.fail(this.#lost?.reason));
   }
@@ -203,7 +204,7 @@ export class Machine implements AsyncDisposable {
     }
     const { memory, regions } = this.#memory();
     const port = this.iommu.port(rid, memory);
-    const seen = this.#instruments.reduce(
+    const seen = this.instruments.reduce(
       (inner, one) => one.around?.(inner, rid, endpoint) ?? inner,
       endpoint,
     );
@@ -268,7 +269,7 @@ export class Machine implements AsyncDisposable {
       () => this.sealed?.close(),
       () => this.controller?.stop(),
       () => this.#run[Symbol.dispose](),
-      ...this.#instruments.map((instrument) => () => instrument.end?.()),
+      ...this.instruments.map((instrument) => () => instrument.end?.()),
     ]) {
       try {
         await end();

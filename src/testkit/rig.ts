@@ -61,10 +61,7 @@ export class Rig {
     this.#signal = AbortSignal.any([signal, this.#over.signal]);
     const { traceDataBytes = 0 } = options;
     this.trace = new Trace({ dataBytesMax: traceDataBytes, eventsMax: traceEventsMax });
-    this.faults = new FaultPlan({
-      seed: seedOf(options),
-      onStrike: ({ rid, fault, detail }) => this.trace.injected(rid, fault, detail),
-    });
+    this.faults = new FaultPlan({ seed: seedOf(options) });
   }
 
   /** Made by their factories. @throws what a factory does; Error as devicePlaces */

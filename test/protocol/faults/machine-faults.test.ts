@@ -31,10 +31,7 @@ afterEach(async () => {
 
 async function bench(memory: 'sealed' | 'plain') {
   const trace = new Trace();
-  const plan = new FaultPlan({
-    seed: 1,
-    onStrike: ({ rid, fault, detail }) => trace.injected(rid, fault, detail),
-  });
+  const plan = new FaultPlan({ seed: 1 });
   const machine = await Machine.create({
     ...{ parts: await ensureParts(), memory, bytes: BYTES, log: () => {} },
     instruments: [plan, trace],

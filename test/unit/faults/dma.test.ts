@@ -50,7 +50,9 @@ function machine(seed = 1) {
   const entry = { domain, vm: vmId(1), slot: keySlot(1), rights: 'read-write' } as const;
   iommu.table.set(RID, entry);
   const functions: { readonly memory: typeof memory }[] = [];
-  plan.install({ iommu, slot: keySlot(1), functions });
+  const heard: string[] = [];
+  const watching = { injected: (_: unknown, fault: string) => void heard.push(fault) };
+  plan.install({ iommu, slot: keySlot(1), functions, instruments: [plan, watching] });
   const device = new Mover();
   const port = iommu.port(RID, memory);
   port.busMaster = true;
@@ -71,7 +73,7 @@ function machine(seed = 1) {
   });
   functions.push({ memory });
   const reasons = () => iommu.faults.records.map(({ reason }) => reason);
-  return { plan, clock, iommu, entry, device, bytes, resets, reasons };
+  return { plan, clock, iommu, entry, device, bytes, resets, reasons, heard };
 }
 
 function accesses(...iovas: readonly number[]): DmaAccess[] {
@@ -283,11 +285,23 @@ describe('reset.during a DMA', () => {
   });
 });
 
-it('of a plan with a second machine says so', () => {
-  const { plan, iommu } = machine();
-  expect(() => plan.install({ iommu, slot: keySlot(1), functions: [] })).toThrow(/each machine/);
-  expect(() => plan.around(new Mover(), RID)).toThrow(/a second 0000:00:04.0/);
-  plan.end();
-  plan.install({ iommu, slot: keySlot(1), functions: [] });
-  plan.around(new Mover(), RID);
+describe('the machine of a plan', () => {
+  it('is one at a time', () => {
+    const { plan, iommu } = machine();
+    const other = { iommu, slot: keySlot(1), functions: [], instruments: [plan] };
+    expect(() => plan.install(other)).toThrow(/each machine/);
+    expect(() => plan.around(new Mover(), RID)).toThrow(/a second 0000:00:04.0/);
+    plan.end();
+    plan.install(other);
+    plan.around(new Mover(), RID);
+  });
+
+  it('has its other instruments hear of each strike', () => {
+    const { plan, device, heard } = machine();
+    plan.arm('dma.refuse', { nth: 1 });
+    plan.arm('dram.flip', { nth: 2 });
+    expect(() => device.port.readInto(0, new Uint8Array(4))).toThrow(DmaAbort);
+    device.port.readInto(0, new Uint8Array(4));
+    expect(heard).toEqual(['dma.refuse', 'dram.flip']);
+  });
 });
