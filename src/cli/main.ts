@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { faultsCommand } from './commands/faults.ts';
 import { imageCommand } from './commands/image.ts';
 import { perfettoCommand } from './commands/perfetto.ts';
 import { reportCommand } from './commands/report.ts';
@@ -25,7 +26,7 @@ const program = new Command('sealbus')
 
 for (const command of [
   ...[runCommand(), testCommand(), imageCommand(), demoCommand()],
-  ...[traceCommand(), reportCommand(), perfettoCommand()],
+  ...[traceCommand(), reportCommand(), perfettoCommand(), faultsCommand()],
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));

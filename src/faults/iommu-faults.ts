@@ -15,7 +15,7 @@ const REASONS = [
 
 const fault = faultOn<DmaMade>();
 const occasion =
-  "each DMA of the function, in a batch each of its accesses; with `direction` one way's alone";
+  "each DMA of the function, in a batch each of its accesses; with a direction, those alone";
 const direction = optionalOneOf('only one way', ['read', 'write']);
 
 export const iommuFaults = {

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { type FaultChoice, type FaultHandle, FaultPlan } from '../../faults/index.ts';
 import { imageWithVirtioIommu, VIOT_FILE } from '../../machine/guest-iommu.ts';
 import { IOMMU_ADDRESS, Machine } from '../../machine/machine.ts';
 import { formatRequesterId } from '../../pci/requester-id.ts';
@@ -19,6 +20,13 @@ import {
   openDisks,
   parseDisk,
 } from '../disk-choice.ts';
+import {
+  armFaults,
+  faultOption,
+  faultSeedOption,
+  faultSummary,
+  strikeTeller,
+} from '../fault-choice.ts';
 import { tellFaults } from '../fault-lines.ts';
 import { beConsole, runInGuest, shutDown } from '../guest-streams.ts';
 import { interruptible } from '../interruption.ts';
@@ -44,6 +52,8 @@ interface RunFlags {
   readonly timeout?: number;
   readonly console?: boolean;
   readonly trace?: string;
+  readonly fault: readonly FaultChoice[];
+  readonly faultSeed?: number;
   readonly dryRun?: boolean;
 }
 
@@ -102,6 +112,8 @@ export function runCommand(): Command {
     )
     .option('--snapshot', 'write to copies of the disks, which are gone afterwards')
     .option('--timeout <seconds>', 'end the command after that long, with exit code 124', seconds)
+    .addOption(faultOption())
+    .addOption(faultSeedOption())
     .option('--console', "show the guest's console on stderr")
     .option('--trace <file>', 'record what the functions do; sealbus report tells what it says')
     .option(
@@ -169,6 +181,8 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
   const log = (words: string) => display.say(`sealbus: ${words}`);
   let disks: Disks | undefined;
   let machine: Machine | undefined;
+  const plan = faultPlan(flags, log);
+  let faults: readonly FaultHandle[] = [];
   try {
     const memory = await chooseMemory(flags.memory, (words) => display.say(words));
     display.begin('starting');
@@ -177,11 +191,15 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
       disks = await openDisks(flags.disk, { memory, snapshot, log, signal });
     }
     const { iommu } = flags;
-    const instruments = flags.trace === undefined ? [] : [new Trace({ sink: flags.trace })];
+    const instruments = [
+      ...(plan === undefined ? [] : [plan]),
+      ...(flags.trace === undefined ? [] : [new Trace({ sink: flags.trace })]),
+    ];
     machine = await Machine.create({ parts, memory, bytes: flags.size, iommu, instruments, log });
     tellFaults(machine.iommu.faults, log);
     if (disks !== undefined) machine.plug(disks.nvme, DISKS_ADDRESS);
     for (const { endpoint, rid } of devices) machine.plug(endpoint, rid);
+    if (plan !== undefined) faults = armFaults(plan, flags.fault, machine.functions);
     const { accelerator } = await machine.plan(options);
     const what = fromDisk ? flags.disk[0]?.path : 'the guest';
     display.begin(`booting ${what} on ${accelerator.accelerator}: ${accelerator.why}`);
@@ -202,7 +220,20 @@ async function run(command: string[], flags: RunFlags, signal: AbortSignal): Pro
     display.end();
     await machine?.[Symbol.asyncDispose]();
     await disks?.[Symbol.asyncDispose]();
+    if (plan !== undefined && faults.length > 0) log(faultSummary(plan, faults));
   }
+}
+
+/** None where nothing is to go wrong: then nothing stands around the functions. */
+function faultPlan(
+  { fault, faultSeed: seed }: RunFlags,
+  log: (line: string) => void,
+): FaultPlan | undefined {
+  if (fault.length === 0) {
+    if (seed === undefined) return undefined;
+    throw new Error('expected --fault with --fault-seed, got none');
+  }
+  return new FaultPlan({ onStrike: strikeTeller(log), ...(seed === undefined ? {} : { seed }) });
 }
 
 async function diskBoot(flags: RunFlags, agent: boolean, signal: AbortSignal): Promise<DiskBoot> {
