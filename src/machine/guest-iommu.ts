@@ -10,6 +10,12 @@ import type { GuestImageOptions } from '../vm/guest-image.ts';
 /** The table's file, in the directory of a run. */
 export const VIOT_FILE = 'viot.acpi';
 
+/** Where functions may be plugged in that have no place kept for them: 00:04.0 to 00:1c.7. */
+export const functionPlaces: readonly RequesterId[] = Array.from(
+  { length: 0x1d * 8 - 4 * 8 },
+  (_, index) => (4 * 8 + index) as RequesterId,
+);
+
 /** Writes the table that names the functions behind the IOMMU. Answers the path. */
 export function writeViot(
   directory: string,

@@ -19,7 +19,7 @@ import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
 import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
 import type { VirtualMachine } from '../vm/virtual-machine.ts';
-import { imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
+import { functionPlaces, imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
 import { plainRegions, sealedRegions } from './guest-ram.ts';
 import type { Instrument } from './instrument.ts';
 import { RunDirectory } from './run-directory.ts';
@@ -39,6 +39,11 @@ export interface MachineOptions {
    * which the guest's own driver programs, and every other function is behind it.
    */
   readonly iommu?: 'identity' | 'virtio';
+  /**
+   * With a virtio-iommu: the firmware's table names every place where a function may come, not only
+   * those that have one. For guests that go on with other functions than they booted with.
+   */
+  readonly lateFunctions?: boolean;
   /**
    * What watches or disturbs it, from the device outwards: the last one stands next to the guest, and
    * sees what the ones before it made of a device's answers.
@@ -83,6 +88,7 @@ export class Machine implements AsyncDisposable {
   readonly controller: MemoryController | undefined;
   /** What watches or disturbs it, from the device outwards. */
   readonly instruments: readonly Instrument[];
+  readonly #lateFunctions: boolean;
   #virtioIommu: VirtioIommu | undefined;
   readonly #parts: MachineOptions['parts'];
   readonly #run: RunDirectory;
@@ -108,6 +114,7 @@ export class Machine implements AsyncDisposable {
     this.sealed = memory?.ram;
     this.controller = memory?.controller;
     this.#lost = memory?.lost;
+    this.#lateFunctions = options.lateFunctions ?? false;
     // Outermost, whoever made this machine: `sealbus trace` records any command.
     const trace = traceOfEnvironment();
     this.instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
@@ -312,7 +319,9 @@ export class Machine implements AsyncDisposable {
       devices: [...plugged, ...(options.devices ?? [])],
     };
     if (this.#virtioIommu === undefined) return own;
-    const endpoints = this.#functions.map(({ rid }) => rid).filter((rid) => rid !== IOMMU_ADDRESS);
+    const endpoints = this.#lateFunctions
+      ? functionPlaces
+      : this.#functions.map(({ rid }) => rid).filter((rid) => rid !== IOMMU_ADDRESS);
     const table = writeViot(this.#run.path, IOMMU_ADDRESS, endpoints);
     return {
       ...own,

@@ -5,6 +5,7 @@
 import { dirname } from 'node:path';
 import { FaultPlan } from '../faults/fault-plan.ts';
 import { Machine } from '../machine/machine.ts';
+import { formWithIommu } from '../machine/saved-machine.ts';
 import { FuseUnavailable } from '../memory/fuse/fuse-unavailable.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { PciFunction } from '../pci/function.ts';
@@ -132,7 +133,7 @@ export class Rig {
     const parts = await partsOfHost();
     const machine = await machineInMemory(memory, (memory) =>
       Machine.create({
-        ...{ parts, memory, bytes, iommu },
+        ...{ parts, memory, bytes, iommu, lateFunctions: this.#resumes },
         instruments: [this.faults, this.trace],
         log: (message) => this.#log.push(Buffer.from(`${message}\n`)),
       }),
@@ -156,7 +157,7 @@ export class Rig {
     });
     if (content.warnings !== '') warnOnce(content.warnings);
     const machine = await this.machine();
-    const options = this.#guestOptions();
+    const options = await this.#guestOptions(parts);
     const { description } = await machine.plan(options);
     const console = { kind: 'stdio' } as const;
     this.#qemu = formatCommand(
@@ -171,20 +172,29 @@ export class Rig {
     return this.#ready;
   }
 
-  #guestOptions(): Omit<GuestOptions, 'memory'> {
-    const { cpus = 2, kernelArguments = [], accelerator = 'auto' } = this.#options;
-    const { start = 'saved', bootTimeoutMs = bootTimeoutDefaultMs, iommu } = this.#options;
-    return {
-      ...{ cpus, accelerator, bootTimeoutMs },
+  async #guestOptions(parts: Parts): Promise<Omit<GuestOptions, 'memory'>> {
+    const { cpus = 2, kernelArguments = [], accelerator = 'auto', iommu } = this.#options;
+    const { bytes = memoryBytesDefault, bootTimeoutMs = bootTimeoutDefaultMs } = this.#options;
+    const guest = {
+      ...{ cpus, accelerator },
       kernelArguments: [
         ...watchfulKernel,
         ...(iommu === 'virtio' ? [strictUnmapping] : []),
         ...kernelArguments,
       ],
-      resume: start === 'saved',
+    };
+    const form = iommu === 'virtio' ? await formWithIommu(parts, bytes, guest) : true;
+    return {
+      ...guest,
+      bootTimeoutMs,
+      resume: this.#resumes ? form : false,
       signal: this.#signal,
       onConsole: (chunk) => this.#console.push(chunk),
     };
+  }
+
+  get #resumes(): boolean {
+    return (this.#options.start ?? 'saved') === 'saved';
   }
 
   async #verdict(): Promise<GuestVerdict> {

@@ -55,8 +55,7 @@ export interface DriverTestOptions<Device extends PciEndpoint = PciEndpoint> {
   readonly accelerator?: Accelerator | 'auto';
   /**
    * How a guest comes to be: `saved` (default) goes on from a guest that has booted without the
-   * devices and finds them by a scan of the bus; `boot` boots with them. With `iommu: 'virtio'`, or
-   * on KVM, every guest boots.
+   * devices and finds them by a scan of the bus; `boot` boots with them. On KVM every guest boots.
    */
   readonly start?: 'saved' | 'boot';
   /** Of the faults; SEALBUS_SEED in the environment goes before it. Default: a random one. */

@@ -15,7 +15,7 @@ import type {
   GuestRam,
   VirtualMachineDescription,
 } from './qemu-command.ts';
-import { canBeSaved, dropSavedGuest, savedGuest } from './saved-guest.ts';
+import { bareForm, canResume, dropSavedGuest, type SavedForm, savedGuest } from './saved-guest.ts';
 import { VirtualMachine, type VirtualMachineOptions } from './virtual-machine.ts';
 
 export interface GuestOptions
@@ -35,9 +35,9 @@ export interface GuestOptions
   readonly disk?: DiskBoot;
   /**
    * Goes on from a guest that was booted without the devices and saved, and finds them by scanning
-   * the bus: half a second in place of three. Boots where it cannot ({@link canBeSaved}).
+   * the bus: half a second in place of three. Boots where it cannot ({@link canResume}).
    */
-  readonly resume?: boolean;
+  readonly resume?: boolean | SavedForm;
 }
 
 export interface DiskBoot {
@@ -127,21 +127,29 @@ export async function bootGuest(parts: Parts, options: GuestOptions = {}): Promi
     ...(onConsole === undefined ? {} : { onConsole }),
     ...(signal === undefined ? {} : { signal }),
   };
-  return options.resume && canBeSaved(description)
-    ? await resumeGuest(start)
+  const form = options.resume === true ? bareFormOf(parts, description) : options.resume;
+  return form && canResume(description)
+    ? await resumeGuest(form, start)
     : await VirtualMachine.start(start);
 }
 
-/** A device that came while the guest was saved is found by a scan; the clock is put right. */
+/** None where a table of the firmware names devices: a guest saved without does not know them. */
+function bareFormOf(parts: Parts, description: GuestPlan['description']): SavedForm | undefined {
+  const { acpiTables = [] } = description;
+  return acpiTables.length === 0 ? bareForm(parts.qemu, description) : undefined;
+}
+
+/** Devices that came while the guest was saved are found by a scan; the clock is put right. */
 const wakeScript = 'echo 1 > /sys/bus/pci/rescan; date -u -s "@$1" > /dev/null';
 
-async function resumeGuest(start: VirtualMachineOptions): Promise<VirtualMachine> {
-  const state = await savedGuest(start.qemu, start.description, start);
+async function resumeGuest(form: SavedForm, start: VirtualMachineOptions): Promise<VirtualMachine> {
+  const state = await savedGuest(form, start);
   let vm: VirtualMachine | undefined;
   try {
     vm = await VirtualMachine.start({ ...start, state });
+    const script = [...(form.afterLoading ? [form.afterLoading] : []), wakeScript].join('\n');
     const now = String(Math.floor(Date.now() / 1000));
-    await vm.check(['sh', '-c', wakeScript, 'sh', now], { timeoutMs: wakeTimeoutMs });
+    await vm.check(['sh', '-c', script, 'sh', now], { timeoutMs: wakeTimeoutMs });
     return vm;
   } catch (error) {
     if (vm === undefined && !start.signal?.aborted) dropSavedGuest(state);

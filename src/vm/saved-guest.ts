@@ -1,7 +1,7 @@
 /**
  * Guests that have booted once, saved as they came to their init with none of the caller's devices:
  * the next ones go on from there, each with memory of its own, and find its devices by a scan of the
- * bus. A vfio-user device itself can neither be saved nor migrated.
+ * bus. Nothing of a vfio-user device is in the state.
  */
 import { existsSync, rmSync, statSync, utimesSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
@@ -19,54 +19,72 @@ type Description = VirtualMachineOptions['description'];
 const keptStates = 6;
 const name = 'saved-guest';
 
-/**
- * Whether such a guest can go on from a saved one: it boots our image by TCG (a guest on KVM boots in
- * the time that loading takes), and no table of its firmware names the devices.
- */
-export function canBeSaved({ accelerator, boot, acpiTables = [] }: Description): boolean {
-  return accelerator === 'tcg' && boot.kind === 'kernel' && acpiTables.length === 0;
+/** A guest as it is to be saved, and what makes of it one that goes on. */
+export interface SavedForm {
+  /** All that the state depends on. */
+  readonly dependsOn: readonly string[];
+  /** Boots it. Disposing of the result ends all that was started. */
+  boot(options: BootOptions): Promise<BootedForm>;
+  /** For the guest's shell, just before it is saved. */
+  readonly beforeSaving?: string;
+  /** For the guest's shell, once it goes on, before it looks for devices. */
+  readonly afterLoading?: string;
+}
+
+export interface BootedForm extends AsyncDisposable {
+  readonly vm: VirtualMachine;
+}
+
+export type BootOptions = Pick<VirtualMachineOptions, 'bootTimeoutMs' | 'signal'>;
+
+/** Without devices. */
+export function bareForm(qemu: QemuPart, description: Description): SavedForm {
+  const bare = withoutDevices(description);
+  return {
+    dependsOn: dependsOn(qemu, bare),
+    async boot(options) {
+      const vm = await VirtualMachine.start({ qemu, description: bare, ...options });
+      return { vm, [Symbol.asyncDispose]: () => vm.stop() };
+    },
+  };
 }
 
 /**
- * The state of such a guest without its devices, in a file; boots one where there is none yet.
+ * Whether such a guest can go on from a saved one: it boots our image, by TCG. A guest on KVM boots in
+ * the time that loading takes.
+ */
+export function canResume({ accelerator, boot }: Description): boolean {
+  return accelerator === 'tcg' && boot.kind === 'kernel';
+}
+
+/**
+ * The state of such a guest, in a file; boots one where there is none yet.
  * @throws as VirtualMachine.start; VmError where it cannot be saved
  */
 export async function savedGuest(
-  qemu: QemuPart,
-  description: Description,
-  options: Pick<VirtualMachineOptions, 'bootTimeoutMs' | 'signal'> & { cache?: string } = {},
+  form: SavedForm,
+  { signal, bootTimeoutMs }: BootOptions,
+  cache = guestCache(),
 ): Promise<string> {
-  const { cache = guestCache(), bootTimeoutMs, signal } = options;
-  const start = {
-    ...(bootTimeoutMs === undefined ? {} : { bootTimeoutMs }),
-    ...(signal === undefined ? {} : { signal }),
-  };
-  const { memory } = description;
-  // How memory is held on the host is nothing that the guest sees.
-  const bare = {
-    ...description,
-    memory: { kind: 'memfd', bytes: memory.bytes } as const,
-    devices: [],
-  };
-  const key = keyOf(qemu, bare);
+  const key = contentKey([], form.dependsOn);
   const file = join(cache, `${name}-${key}`);
   if (!existsSync(file)) {
     await mkdir(cache, { recursive: true });
     // One boots it; others wait, for less than booting as well would take them.
     using _lock = await lockFile(join(cache, `${name}.lock`), signal ? { signal } : {});
-    await made(
-      cache,
-      name,
-      key,
-      '',
-      async (temporary) => {
-        await using vm = await VirtualMachine.start({ qemu, description: bare, ...start });
-        const state = join(temporary, 'state');
-        await saveState(vm.qmp, state);
-        return state;
-      },
-      keptStates,
-    );
+    const options = {
+      ...(signal === undefined ? {} : { signal }),
+      ...(bootTimeoutMs === undefined ? {} : { bootTimeoutMs }),
+    };
+    const save = async (temporary: string) => {
+      await using booted = await form.boot(options);
+      const { vm } = booted;
+      if (form.beforeSaving !== undefined) await vm.check(['sh', '-c', form.beforeSaving]);
+      const state = join(temporary, 'state');
+      await saveState(vm.qmp, state);
+      return state;
+    };
+    await made(cache, name, key, '', save, keptStates);
   }
   touch(file);
   return file;
@@ -77,13 +95,22 @@ export function dropSavedGuest(file: string): void {
   rmSync(file, { force: true });
 }
 
-/** All that the state depends on; the image's path has the hash of what is in it. */
-function keyOf(qemu: QemuPart, description: Description): string {
+/** How memory is held on the host is nothing that the guest sees. */
+function withoutDevices(description: Description): Description {
+  const { bytes } = description.memory;
+  return { ...description, memory: { kind: 'memfd', bytes }, devices: [] };
+}
+
+/**
+ * What the state of a guest depends on, whatever its devices; the image's path has the hash of what is
+ * in it.
+ */
+export function dependsOn(qemu: QemuPart, description: Description): readonly string[] {
   const channel = { kind: 'stdio' } as const;
-  const command = qemuCommand(qemu, { ...description, console: channel, agent: channel });
+  const bare = { ...withoutDevices(description), console: channel, agent: channel };
   const programs = qemu.command.filter((word) => word.startsWith('/')).map(identity);
   const kernel = description.boot.kind === 'kernel' ? identity(description.boot.image) : '';
-  return contentKey([], [qemu.version, ...command, ...programs, kernel]);
+  return [qemu.version, ...qemuCommand(qemu, bare), ...programs, kernel];
 }
 
 function identity(path: string): string {
