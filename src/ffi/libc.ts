@@ -218,6 +218,7 @@ export function prctl(option: number, arg2 = 0, arg3 = 0, arg4 = 0, arg5 = 0): n
 
 const fcntlNative = declared('int fcntl(int fd, int command, ulong argument)');
 const F_GETFL = 3;
+const F_SETFL = 4;
 const F_GET_SEALS = 1034;
 export const O_ACCMODE = 3;
 export const O_NONBLOCK = 0o4000;
@@ -233,6 +234,11 @@ export function duplicate(fd: number): number {
 /** File status flags: access mode, O_NONBLOCK and so on. @throws SystemError */
 export function fileFlags(fd: number): number {
   return checked('fcntl', fcntlNative()(fd, F_GETFL, 0), 'F_GETFL');
+}
+
+/** Sets the status flags that may change, for all who share the open file. @throws SystemError */
+export function setFileFlags(fd: number, flags: number): void {
+  checked('fcntl', fcntlNative()(fd, F_SETFL, flags), 'F_SETFL');
 }
 
 /** The seals of a memfd, or 0 for a file that cannot have any. */

@@ -1,14 +1,8 @@
 /**
- * The key table: slot → key, its state, its VM. Keys never leave it: what it gives out is a cipher that
- * uses the key of a slot, and stops working the moment that key is wiped.
+ * The key table: slot → keys, on top of the slots' life (slot-lifecycle.ts). Keys never leave it: what it
+ * gives out is ciphers that use the keys of a slot, and stop working the moment those are wiped.
  *
- *     empty ──generate, load──▶ loaded ──bind, activate──▶ active
- *       ▲                          │                          │
- *       │                          └────────revoke────────────┤
- *       └──────────destroy── (from every state) ◀── revoked ◀─┘
- *
- * A key is wiped on entering `revoked` and `empty`. A revoked slot keeps its VM and its generation, so
- * that a DMA under it can be told from one under a slot that never was; `destroy` frees it.
+ * A key is wiped on entering `revoked` and `empty`, and the older of two at the end of a rotation.
  * @module
  */
 import { libcrypto } from '../crypto/libcrypto.ts';
@@ -16,6 +10,7 @@ import { openXts } from '../crypto/open-xts.ts';
 import { WeakKeyError, type XtsCipher, type XtsEngineName } from '../crypto/xts-cipher.ts';
 import { explicitBzero } from '../ffi/libc.ts';
 import { KEY_SLOTS, type KeySlot } from './key-slot.ts';
+import { type KeyTag, keyTag } from './key-tag.ts';
 import {
   fillRandom,
   readSecret,
@@ -23,35 +18,16 @@ import {
   type SecretMemoryKind,
   SecretPage,
 } from './secret-memory.ts';
+import {
+  checkKeyBits,
+  type KeyBits,
+  KeySlotError,
+  keyBytes,
+  type SlotDescription,
+  SlotLifecycle,
+  type SlotRefusal,
+} from './slot-lifecycle.ts';
 import type { VmId } from './vm-id.ts';
-
-export type SlotState = 'empty' | 'loaded' | 'active' | 'revoked';
-
-/** Why a slot does not serve an access: the fault reasons of the IOMMU that are about slots. */
-export type SlotRefusal = 'slot-empty' | 'slot-not-active' | 'slot-of-another-vm';
-
-/** What anyone may know of a slot. */
-export interface SlotDescription {
-  readonly slot: KeySlot;
-  readonly state: SlotState;
-  readonly vm: VmId | undefined;
-  /** Counts the keys that this slot has had; 0 where it never had one. */
-  readonly generation: number;
-  readonly keyBits: 128 | 256 | undefined;
-}
-
-/** A slot was asked for what its state does not allow. Names the slot, never the key. */
-export class KeySlotError extends Error {
-  override readonly name = 'KeySlotError';
-  readonly slot: KeySlot;
-  readonly refusal: SlotRefusal | undefined;
-
-  constructor(slot: KeySlot, message: string, refusal?: SlotRefusal) {
-    super(`key slot ${slot}: ${message}`);
-    this.slot = slot;
-    this.refusal = refusal;
-  }
-}
 
 export interface KeyTableOptions {
   /** `evp` unless told. With `node` and `noble` active keys are in the JavaScript heap too. */
@@ -60,22 +36,27 @@ export interface KeyTableOptions {
   readonly memory?: SecretMemoryKind;
 }
 
-interface Slot {
-  state: SlotState;
-  vm: VmId | undefined;
-  generation: number;
-  keyBits: 128 | 256 | undefined;
+/**
+ * The keys of a slot that serves, ready for use: one, or the newer and the older while the slot is rotated.
+ * They are the table's, which closes them: do not keep this beyond an access.
+ */
+export interface SlotKeys {
+  readonly tag: KeyTag;
+  readonly cipher: XtsCipher;
+  /** The older key, which the rotation moves memory away from. */
+  readonly outgoing: { readonly tag: KeyTag; readonly cipher: XtsCipher } | undefined;
 }
 
-/** A slot has room for the longest key. */
-const SLOT_BYTES = 64;
+/** A slot has room for two generations of the longest key: the one in use, and its successor. */
+const KEY_BYTES_MAX = 64;
+const SLOT_BYTES = 2 * KEY_BYTES_MAX;
 const SLOTS_PER_PAGE = SECRET_PAGE_BYTES / SLOT_BYTES;
 
 export class KeyTable {
   readonly engine: XtsEngineName;
-  readonly #slots: (Slot | undefined)[] = new Array(KEY_SLOTS).fill(undefined);
-  /** Only active slots have one: the look-up of every DMA. */
-  readonly #ciphers: (XtsCipher | undefined)[] = new Array(KEY_SLOTS).fill(undefined);
+  readonly #life = new SlotLifecycle();
+  /** Only slots that serve have any: the look-up of every access. */
+  readonly #keys: (SlotKeys | undefined)[] = new Array(KEY_SLOTS).fill(undefined);
   readonly #memory: SecretMemoryKind;
   readonly #pages = new Map<number, SecretPage>();
   #closed = false;
@@ -88,9 +69,9 @@ export class KeyTable {
   /** Makes a random key: empty → loaded. @throws KeySlotError, Error */
   generate(
     slot: KeySlot,
-    options: { readonly vm?: VmId; readonly keyBits?: 128 | 256 } = {},
+    options: { readonly vm?: VmId | undefined; readonly keyBits?: KeyBits } = {},
   ): void {
-    this.#fill(slot, options, fillRandom);
+    this.#fill('generate', slot, options, fillRandom);
   }
 
   /**
@@ -101,69 +82,100 @@ export class KeyTable {
   load(
     slot: KeySlot,
     fd: number,
-    options: { readonly vm?: VmId; readonly keyBits?: 128 | 256 } = {},
+    options: { readonly vm?: VmId | undefined; readonly keyBits?: KeyBits } = {},
   ): void {
-    this.#fill(slot, options, (address, bytes) => readSecret(fd, address, bytes));
+    this.#fill('load', slot, options, (address, bytes) => readSecret(fd, address, bytes));
   }
 
   /** Gives a loaded slot to a VM, once. @throws KeySlotError */
   bind(slot: KeySlot, vm: VmId): void {
-    const entry = this.#in(slot, 'bind', 'loaded');
-    if (entry.vm !== undefined && entry.vm !== vm) {
-      throw new KeySlotError(slot, `expected an unbound slot, got one of VM ${entry.vm}`);
-    }
-    entry.vm = vm;
+    this.#life.bind(slot, vm);
   }
 
   /** loaded and bound → active: from here on the slot serves. @throws KeySlotError, XtsError */
   activate(slot: KeySlot): void {
-    const entry = this.#in(slot, 'activate', 'loaded');
-    if (entry.vm === undefined) {
-      throw new KeySlotError(
-        slot,
-        'expected a slot bound to a VM, got an unbound one: bind it first',
-      );
+    this.#life.check('activate', slot);
+    const { generation, keyBits } = this.#life.describe(slot);
+    const cipher = this.#open(slot, generation, keyBits ?? 256);
+    this.#keys[slot] = { tag: keyTag(slot, generation), cipher, outgoing: undefined };
+    this.#life.activate(slot);
+  }
+
+  /**
+   * Puts a new key beside the one in use: active → rotating. From here on the slot writes under the new
+   * one; both are there until {@link finish}.
+   * @param source a descriptor that holds the key, as for {@link load}; a random key where there is none.
+   * @throws as {@link load}, {@link activate}; then the slot is as it was
+   */
+  rotate(
+    slot: KeySlot,
+    source: { readonly fd?: number | undefined; readonly keyBits?: KeyBits | undefined } = {},
+  ): void {
+    this.#life.check('rotate', slot);
+    const before = this.#keys[slot] as SlotKeys;
+    const { generation, keyBits: bits } = this.#life.describe(slot);
+    const keyBits = checkKeyBits(source.keyBits ?? bits ?? 256);
+    const { fd } = source;
+    const next = generation + 1;
+    this.#put(slot, next, keyBits, (address, bytes) =>
+      fd === undefined ? fillRandom(address, bytes) : readSecret(fd, address, bytes),
+    );
+    let cipher: XtsCipher;
+    try {
+      cipher = this.#open(slot, next, keyBits);
+    } catch (error) {
+      explicitBzero(this.#address(slot, next), KEY_BYTES_MAX);
+      throw error;
     }
-    const bytes = entry.keyBits === 128 ? 32 : 64;
-    this.#ciphers[slot] = openXts({ address: this.#address(slot), bytes }, this.engine);
-    entry.state = 'active';
+    const outgoing = { tag: before.tag, cipher: before.cipher };
+    this.#keys[slot] = { tag: keyTag(slot, next), cipher, outgoing };
+    this.#life.rotate(slot, keyBits);
   }
 
-  /** loaded or active → revoked, at once: the key is wiped and its cipher closed. @throws KeySlotError */
+  /** Wipes the older key: rotating → active. Nothing may be under it any more. @throws KeySlotError */
+  finish(slot: KeySlot): void {
+    this.#life.finish(slot);
+    const { tag, cipher, outgoing } = this.#keys[slot] as SlotKeys;
+    this.#keys[slot] = { tag, cipher, outgoing: undefined };
+    outgoing?.cipher.close();
+    explicitBzero(this.#address(slot, this.#life.describe(slot).generation - 1), KEY_BYTES_MAX);
+  }
+
+  /** loaded, active or rotating → revoked, at once: every key of the slot is wiped. @throws KeySlotError */
   revoke(slot: KeySlot): void {
-    const entry = this.#in(slot, 'revoke', 'loaded', 'active');
+    this.#life.revoke(slot);
     this.#wipe(slot);
-    entry.state = 'revoked';
   }
 
-  /** Any state → empty, unbound; wipes the key where there is one. */
+  /** Any state → empty, unbound; wipes the keys where there are any. */
   destroy(slot: KeySlot): void {
-    const entry = this.#slots[slot];
-    if (entry === undefined || entry.state === 'empty') return;
-    this.#wipe(slot);
-    entry.state = 'empty';
-    entry.vm = undefined;
-    entry.keyBits = undefined;
+    if (this.#life.destroy(slot)) this.#wipe(slot);
   }
 
   /** Why `vm` may not use the slot, or undefined where it may. Allocates nothing. */
   refusal(slot: KeySlot, vm: VmId): SlotRefusal | undefined {
-    const entry = this.#slots[slot];
-    if (entry === undefined || entry.state === 'empty') return 'slot-empty';
-    if (entry.vm !== undefined && entry.vm !== vm) return 'slot-of-another-vm';
-    if (entry.state !== 'active') return 'slot-not-active';
-    return undefined;
+    return this.#life.refusal(slot, vm);
+  }
+
+  /** The keys of a slot that serves, whoever it serves. */
+  keysOf(slot: KeySlot): SlotKeys | undefined {
+    return this.#keys[slot];
+  }
+
+  /** The keys of a slot that serves `vm`, or undefined where {@link refusal} says why not. */
+  keysFor(slot: KeySlot, vm: VmId): SlotKeys | undefined {
+    return this.#life.refusal(slot, vm) === undefined ? this.#keys[slot] : undefined;
   }
 
   /**
-   * The cipher of an active slot. It is the table's: do not close it, and ask anew for each access or
-   * check `closed`, since revoke and destroy close it.
+   * The newest cipher of a slot that serves. It is the table's: do not close it, and ask anew for each
+   * access or check `closed`, since revoke and destroy close it.
    * @throws KeySlotError with the refusal
    */
   cipher(slot: KeySlot): XtsCipher {
-    const cipher = this.#ciphers[slot];
+    const cipher = this.#keys[slot]?.cipher;
     if (cipher !== undefined) return cipher;
-    const state = this.#slots[slot]?.state ?? 'empty';
+    const { state } = this.#life.describe(slot);
     throw new KeySlotError(
       slot,
       `expected an active slot, got ${state === 'empty' ? 'an empty one' : `one that is ${state}`}`,
@@ -172,25 +184,12 @@ export class KeyTable {
   }
 
   describe(slot: KeySlot): SlotDescription {
-    const entry = this.#slots[slot];
-    return {
-      slot,
-      state: entry?.state ?? 'empty',
-      vm: entry?.vm,
-      generation: entry?.generation ?? 0,
-      keyBits: entry?.keyBits,
-    };
+    return this.#life.describe(slot);
   }
 
   /** The slots that are not empty, in order. */
   list(): SlotDescription[] {
-    const described: SlotDescription[] = [];
-    for (const [index, entry] of this.#slots.entries()) {
-      if (entry !== undefined && entry.state !== 'empty') {
-        described.push(this.describe(index as KeySlot));
-      }
-    }
-    return described;
+    return this.#life.list();
   }
 
   /** Wipes every key and gives the memory back. Idempotent. */
@@ -219,61 +218,59 @@ export class KeyTable {
   }
 
   #fill(
+    step: 'generate' | 'load',
     slot: KeySlot,
-    options: { readonly vm?: VmId; readonly keyBits?: 128 | 256 },
+    options: { readonly vm?: VmId | undefined; readonly keyBits?: KeyBits },
     write: (address: number, bytes: number) => void,
   ): void {
     if (this.#closed) throw new KeySlotError(slot, 'expected an open key table, got a closed one');
-    const state = this.#slots[slot]?.state ?? 'empty';
-    if (state !== 'empty') {
-      throw new KeySlotError(
-        slot,
-        `expected an empty slot, got one that is ${state}: destroy it first`,
-      );
-    }
-    const keyBits = options.keyBits ?? 256;
-    if (keyBits !== 256 && keyBits !== 128) {
-      throw new RangeError(`expected keyBits 256 or 128, got ${keyBits}`);
-    }
-    const bytes = keyBits === 128 ? 32 : 64;
-    const address = this.#address(slot);
+    this.#life.check(step, slot);
+    const keyBits = checkKeyBits(options.keyBits ?? 256);
+    this.#put(slot, this.#life.describe(slot).generation + 1, keyBits, write);
+    this.#life.fill(step, slot, { vm: options.vm, keyBits });
+  }
+
+  /** Has a key written to the room of a generation, and refuses one with equal halves. */
+  #put(
+    slot: KeySlot,
+    generation: number,
+    keyBits: KeyBits,
+    write: (address: number, bytes: number) => void,
+  ): void {
+    const bytes = keyBytes(keyBits);
+    const address = this.#address(slot, generation);
     try {
       write(address, bytes);
       if (libcrypto().compare(address, address + bytes / 2, bytes / 2) === 0)
         throw new WeakKeyError();
     } catch (error) {
-      explicitBzero(address, SLOT_BYTES);
+      explicitBzero(address, KEY_BYTES_MAX);
       throw error;
     }
-    const generation = (this.#slots[slot]?.generation ?? 0) + 1;
-    this.#slots[slot] = { state: 'loaded', vm: options.vm, generation, keyBits };
+  }
+
+  #open(slot: KeySlot, generation: number, keyBits: KeyBits): XtsCipher {
+    const key = { address: this.#address(slot, generation), bytes: keyBytes(keyBits) };
+    return openXts(key, this.engine);
   }
 
   #wipe(slot: KeySlot): void {
-    this.#ciphers[slot]?.close();
-    this.#ciphers[slot] = undefined;
-    explicitBzero(this.#address(slot), SLOT_BYTES);
+    const keys = this.#keys[slot];
+    this.#keys[slot] = undefined;
+    keys?.cipher.close();
+    keys?.outgoing?.cipher.close();
+    explicitBzero(this.#address(slot, 0), SLOT_BYTES);
   }
 
-  #in(slot: KeySlot, action: string, ...states: SlotState[]): Slot {
-    const entry = this.#slots[slot];
-    const state = entry?.state ?? 'empty';
-    if (entry === undefined || !states.includes(state)) {
-      throw new KeySlotError(
-        slot,
-        `expected a slot that is ${states.join(' or ')} to ${action} it, got ${state}`,
-      );
-    }
-    return entry;
-  }
-
-  #address(slot: KeySlot): number {
+  /** Generations take the two places of a slot in turn. */
+  #address(slot: KeySlot, generation: number): number {
     const index = Math.floor(slot / SLOTS_PER_PAGE);
     let page = this.#pages.get(index);
     if (page === undefined) {
       page = new SecretPage(this.#memory);
       this.#pages.set(index, page);
     }
-    return page.addressAt((slot % SLOTS_PER_PAGE) * SLOT_BYTES, SLOT_BYTES);
+    const at = (slot % SLOTS_PER_PAGE) * SLOT_BYTES + (generation % 2) * KEY_BYTES_MAX;
+    return page.addressAt(at, KEY_BYTES_MAX);
   }
 }

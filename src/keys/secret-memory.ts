@@ -114,7 +114,7 @@ export function readSecret(fd: number, address: number, bytes: number): void {
       );
       if (got === undefined) {
         throw new Error(
-          `expected a key of ${bytes} bytes, got ${done} and none waiting: give a descriptor that blocks`,
+          `expected a key of ${bytes} bytes, got ${done} and none waiting: write all of it first, or give a descriptor that blocks`,
         );
       }
       if (got === 0)

@@ -1,6 +1,6 @@
 import type { SlotDirectory, SlotUse } from '../iommu/slot-directory.ts';
 import { KEY_SLOTS, type KeySlot } from '../keys/key-slot.ts';
-import type { SlotDescription } from '../keys/key-table.ts';
+import { type SlotDescription, serves } from '../keys/slot-lifecycle.ts';
 import type { VmId } from '../keys/vm-id.ts';
 
 /**
@@ -19,8 +19,8 @@ export class SlotRegister implements SlotDirectory {
 
   use(slot: KeySlot): SlotUse {
     const state = this.#slots[slot]?.state ?? 'empty';
-    if (state === 'active' || state === 'empty') return state;
-    return 'not-active';
+    if (serves(state)) return 'active';
+    return state === 'empty' ? 'empty' : 'not-active';
   }
 
   vm(slot: KeySlot): VmId | undefined {

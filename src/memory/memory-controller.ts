@@ -3,8 +3,10 @@ import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { XtsEngineName } from '../crypto/xts-cipher.ts';
+import { close } from '../ffi/libc.ts';
+import { socketPair } from '../ffi/socket-pair.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
-import type { SlotDescription } from '../keys/key-table.ts';
+import type { SlotDescription } from '../keys/slot-lifecycle.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type {
   ControllerAnswers,
@@ -12,6 +14,8 @@ import type {
   ControllerMessage,
   ControllerRequest,
 } from './controller/messages.ts';
+import { ControllerKeys } from './controller-keys.ts';
+import { DescriptorSender } from './descriptor-channel.ts';
 import { FuseUnavailable } from './fuse/fuse-unavailable.ts';
 import { MemoryError } from './guest-memory.ts';
 
@@ -40,7 +44,10 @@ export class MemoryController {
   readonly pid: number;
   readonly mountedBy: string;
   readonly writeBackLimitsLifted: boolean;
+  /** The key table of it. */
+  readonly keys: ControllerKeys;
   readonly #child: ChildProcess;
+  readonly #descriptors: DescriptorSender;
   readonly #waiting = new Map<number, Waiting>();
   readonly #options: MemoryControllerOptions;
   #nextId = 1;
@@ -48,10 +55,16 @@ export class MemoryController {
 
   private constructor(
     child: ChildProcess,
+    descriptors: DescriptorSender,
     options: MemoryControllerOptions,
     ready: Extract<ControllerMessage, { kind: 'ready' }>,
   ) {
     this.#child = child;
+    this.#descriptors = descriptors;
+    this.keys = new ControllerKeys(
+      (request) => this.#ask(request),
+      (descriptor) => descriptors.send(descriptor),
+    );
     this.#options = options;
     this.directory = options.directory;
     this.pid = child.pid ?? 0;
@@ -68,13 +81,17 @@ export class MemoryController {
   static async start(options: MemoryControllerOptions): Promise<MemoryController> {
     mkdirSync(options.directory, { recursive: true, mode: 0o700 });
     const main = fileURLToPath(new URL('./controller/main.ts', import.meta.url));
+    const [ours, theirs] = socketPair();
+    const descriptors = new DescriptorSender(ours);
     // A group of its own: the terminal's Ctrl-C is for the device's process, which stops the
     // guest first and the guest's memory after it.
     const child = spawn(process.execPath, [main, options.directory, options.engine ?? 'evp'], {
       // Standard output is for results, and must not stay open because this process does.
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+      // The last is DESCRIPTOR_CHANNEL_FD.
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc', theirs],
       detached: true,
     });
+    close(theirs);
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), START_TIMEOUT_MS);
     try {
@@ -92,9 +109,10 @@ export class MemoryController {
       if (first.kind !== 'ready') {
         throw new MemoryError(`expected the memory controller to say ready, got ${first.kind}`);
       }
-      return new MemoryController(child, options, first);
+      return new MemoryController(child, descriptors, options, first);
     } catch (error) {
       child.kill('SIGTERM');
+      descriptors.close();
       if (!abort.signal.aborted) throw error;
       throw new MemoryError(
         `expected the memory controller to start within ${START_TIMEOUT_MS} ms, got no word of it`,
@@ -113,18 +131,9 @@ export class MemoryController {
   }
 
   /** Makes a random key in an empty slot, for one VM, ready for use. */
-  generateKey(slot: KeySlot, vm: VmId, keyBits: 128 | 256 = 256): Promise<SlotDescription> {
-    return this.#ask({ op: 'generate-key', slot, vm, keyBits });
-  }
-
-  /** From the answer on, nothing is decrypted or encrypted under the slot; its key is wiped. */
-  revokeKey(slot: KeySlot): Promise<SlotDescription> {
-    return this.#ask({ op: 'revoke-key', slot });
-  }
-
-  /** Wipes the slot's key and frees the slot. */
-  destroyKey(slot: KeySlot): Promise<SlotDescription> {
-    return this.#ask({ op: 'destroy-key', slot });
+  async generateKey(slot: KeySlot, vm: VmId, keyBits: 128 | 256 = 256): Promise<SlotDescription> {
+    await this.keys.generate(slot, { vm, keyBits });
+    return await this.keys.activate(slot);
   }
 
   counters(name: string): Promise<ControllerAnswers['counters']> {
@@ -175,6 +184,10 @@ export class MemoryController {
       this.#options.onFailure?.(message.message);
       return;
     }
+    if (message.kind === 'rotation') {
+      this.keys.take(message);
+      return;
+    }
     if (message.kind !== 'answer' && message.kind !== 'refusal') return;
     const waiting = this.#waiting.get(message.id);
     this.#waiting.delete(message.id);
@@ -188,6 +201,8 @@ export class MemoryController {
     );
     for (const waiting of this.#waiting.values()) waiting.reject(error);
     this.#waiting.clear();
+    this.#descriptors.close();
+    this.keys.lost();
     if (!this.#stopping) this.#options.onLost?.(error);
   }
 }

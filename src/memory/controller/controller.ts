@@ -1,42 +1,68 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { join } from 'node:path';
-import type { XtsCipher, XtsEngineName } from '../../crypto/xts-cipher.ts';
+import type { XtsEngineName } from '../../crypto/xts-cipher.ts';
 import { MAP_SHARED, mmap, PROT_READ, PROT_WRITE } from '../../ffi/libc.ts';
 import { keySlot } from '../../keys/key-slot.ts';
-import { KeyTable, type SlotDescription } from '../../keys/key-table.ts';
+import { KeyTable, type SlotKeys } from '../../keys/key-table.ts';
+import type { RotationProgress } from '../../keys/slot-keeper.ts';
+import type { SlotDescription } from '../../keys/slot-lifecycle.ts';
 import { type VmId, vmId } from '../../keys/vm-id.ts';
+import type { DescriptorReceiver } from '../descriptor-channel.ts';
 import { DmaGate } from '../dma-gate.ts';
 import { FuseConnection } from '../fuse/fuse-connection.ts';
 import type { FuseMount } from '../fuse/fuse-mount.ts';
 import { Dram } from './dram.ts';
+import { KeyRequests } from './key-requests.ts';
 import type { ControllerAnswers, ControllerRequest } from './messages.ts';
 import { errorsName, RamFileSystem, scatterName } from './ram-file-system.ts';
-import { SealedFile, type SlotCiphers } from './sealed-file.ts';
+import { Rotations } from './rotations.ts';
+import { type KeySource, SealedFile } from './sealed-file.ts';
+
+/** What happens in the controller that no request asked for. */
+export interface ControllerEvents {
+  /** The kernel ended the connection; with an error where it broke. */
+  end(error: Error | undefined): void;
+  failure(error: unknown): void;
+  rotation(progress: RotationProgress, slot: SlotDescription): void;
+}
 
 /**
  * The memory controller: owns DRAM, the key table and the AES engine; one port for the CPU (the
  * page cache over FUSE) and one for DMA, both onto the same thread.
  */
-export class Controller implements SlotCiphers {
+export class Controller implements KeySource {
   readonly #mount: FuseMount;
   readonly #keys: KeyTable;
   readonly #fileSystem = new RamFileSystem();
   readonly #files = new Map<string, SealedFile>();
   readonly #connection: FuseConnection;
+  readonly #rotations: Rotations;
+  readonly #keyRequests: KeyRequests;
 
   constructor(
     mount: FuseMount,
     engine: XtsEngineName,
-    events: { end(error: Error | undefined): void; failure(error: unknown): void },
+    descriptors: DescriptorReceiver,
+    events: ControllerEvents,
   ) {
     this.#mount = mount;
-    this.#keys = new KeyTable({ engine });
-    this.#connection = new FuseConnection(mount.fd, this.#fileSystem, events);
+    const keys = new KeyTable({ engine });
+    const connection = new FuseConnection(mount.fd, this.#fileSystem, events);
+    this.#keys = keys;
+    this.#connection = connection;
+    this.#rotations = new Rotations({
+      keys,
+      memories: (vm) =>
+        [...this.#files.values()].filter((file) => file.vm === vm).map(({ dram }) => dram),
+      serve: () => connection.serve(),
+      tell: (progress) => events.rotation(progress, keys.describe(progress.slot)),
+      failure: (error) => events.failure(error),
+    });
+    this.#keyRequests = new KeyRequests(keys, this.#rotations, descriptors);
   }
 
-  cipher(slot: number, vm: VmId): XtsCipher | undefined {
-    const index = keySlot(slot);
-    return this.#keys.refusal(index, vm) === undefined ? this.#keys.cipher(index) : undefined;
+  keysFor(slot: number, vm: VmId): SlotKeys | undefined {
+    return this.#keys.keysFor(keySlot(slot), vm);
   }
 
   /** Does what a request asks. @throws Error with the words for the asker */
@@ -44,12 +70,6 @@ export class Controller implements SlotCiphers {
     switch (request.op) {
       case 'create-memory':
         return this.#createMemory(request);
-      case 'generate-key':
-        return this.#generateKey(request);
-      case 'revoke-key':
-        return this.#onSlot(request.slot, (slot) => this.#keys.revoke(slot));
-      case 'destroy-key':
-        return this.#onSlot(request.slot, (slot) => this.#keys.destroy(slot));
       case 'counters': {
         const file = this.#files.get(request.name);
         if (file === undefined) throw new Error(`expected a RAM file, got ${request.name}`);
@@ -58,12 +78,15 @@ export class Controller implements SlotCiphers {
       }
       case 'stop':
         return null;
+      default:
+        return this.#keyRequests.handle(request);
     }
   }
 
   /** Serves nothing from here on, and wipes every key. */
   close(): void {
     this.#connection.close();
+    this.#rotations.close();
     this.#keys.close();
   }
 
@@ -86,19 +109,6 @@ export class Controller implements SlotCiphers {
     const { directory } = this.#mount;
     const at = (file: string) => join(directory, file);
     return { path: at(name), scatter: at(scatterName(name)), errors: at(errorsName(name)) };
-  }
-
-  #generateKey(request: Extract<ControllerRequest, { op: 'generate-key' }>): SlotDescription {
-    return this.#onSlot(request.slot, (slot) => {
-      this.#keys.generate(slot, { vm: vmId(request.vm), keyBits: request.keyBits });
-      this.#keys.activate(slot);
-    });
-  }
-
-  #onSlot(index: number, change: (slot: ReturnType<typeof keySlot>) => void): SlotDescription {
-    const slot = keySlot(index);
-    change(slot);
-    return this.#keys.describe(slot);
   }
 }
 

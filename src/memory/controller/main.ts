@@ -9,6 +9,7 @@
 import { rmdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { protectProcess } from '../../keys/protect-process.ts';
+import { DESCRIPTOR_CHANNEL_FD, DescriptorReceiver } from '../descriptor-channel.ts';
 import { type FuseMount, liftWriteBackLimits, mountFuse, unmountFuse } from '../fuse/fuse-mount.ts';
 import { Controller } from './controller.ts';
 import type { ControllerCall, ControllerMessage } from './messages.ts';
@@ -35,9 +36,11 @@ try {
   process.exit(1);
 }
 
-const controller = new Controller(mounted, engine, {
+const descriptors = new DescriptorReceiver(DESCRIPTOR_CHANNEL_FD);
+const controller = new Controller(mounted, engine, descriptors, {
   end: (error) => end(error === undefined ? 0 : 1, error),
   failure: (error) => tell({ kind: 'failure', message: words(error) }),
+  rotation: (progress, slot) => tell({ kind: 'rotation', progress, slot }),
 });
 
 process.on('message', ({ id, request }: ControllerCall) => {

@@ -1,4 +1,4 @@
-import type { SlotDescription } from '../../keys/key-table.ts';
+import type { KeyAnswers, KeyRequest, RotationWord } from './key-messages.ts';
 import type { SealedFileCounters } from './sealed-file.ts';
 
 /** What the device's process asks of the controller, over the IPC channel that started it. */
@@ -14,24 +14,14 @@ export type ControllerRequest =
       readonly dram: string;
       readonly gate: string;
     }
-  | {
-      readonly op: 'generate-key';
-      readonly slot: number;
-      readonly vm: number;
-      readonly keyBits: 128 | 256;
-    }
-  | { readonly op: 'revoke-key'; readonly slot: number }
-  | { readonly op: 'destroy-key'; readonly slot: number }
+  | KeyRequest
   | { readonly op: 'counters'; readonly name: string }
   | { readonly op: 'stop' };
 
-/** What each request answers. Descriptions and counts: a key is in none of them. */
-export interface ControllerAnswers {
+/** What each request answers. */
+export interface ControllerAnswers extends KeyAnswers {
   /** The RAM file, the file for messages of many DMA writes to it, and the one that flips bits of its DRAM. */
   'create-memory': { readonly path: string; readonly scatter: string; readonly errors: string };
-  'generate-key': SlotDescription;
-  'revoke-key': SlotDescription;
-  'destroy-key': SlotDescription;
   counters: SealedFileCounters & { readonly dramPages: number; readonly residentBytes: number };
   stop: null;
 }
@@ -41,6 +31,7 @@ export type ControllerMessage =
   | { readonly kind: 'unavailable'; readonly message: string }
   | { readonly kind: 'answer'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'refusal'; readonly id: number; readonly message: string }
+  | RotationWord
   /** Something broke that no request asked for; the controller goes on. */
   | { readonly kind: 'failure'; readonly message: string };
 

@@ -1,5 +1,5 @@
-import type { XtsCipher } from '../../crypto/xts-cipher.ts';
 import { copyFromAddress } from '../../ffi/libc.ts';
+import type { SlotKeys } from '../../keys/key-table.ts';
 import type { VmId } from '../../keys/vm-id.ts';
 import type { DmaGate } from '../dma-gate.ts';
 import { GateOutcome } from '../dma-gate.ts';
@@ -26,10 +26,10 @@ export interface SealedFileCounters {
   slotRefusals: number;
 }
 
-/** The keys, as far as an access needs them. */
-export interface SlotCiphers {
-  /** The cipher of an active slot of that VM, else undefined. */
-  cipher(slot: number, vm: VmId): XtsCipher | undefined;
+/** The key table, as far as an access needs it. */
+export interface KeySource {
+  /** The keys of a slot that serves that VM, else undefined. */
+  keysFor(slot: number, vm: VmId): SlotKeys | undefined;
 }
 
 /**
@@ -52,32 +52,32 @@ export class SealedFile {
     flips: 0,
     slotRefusals: 0,
   };
-  readonly #dram: Dram;
+  readonly dram: Dram;
   readonly #gate: DmaGate;
-  readonly #ciphers: SlotCiphers;
+  readonly #keys: KeySource;
   readonly #cpuSlot: number;
 
-  constructor(vm: VmId, cpuSlot: number, dram: Dram, gate: DmaGate, ciphers: SlotCiphers) {
+  constructor(vm: VmId, cpuSlot: number, dram: Dram, gate: DmaGate, keys: KeySource) {
     this.vm = vm;
     this.bytes = dram.bytes;
     this.#cpuSlot = cpuSlot;
-    this.#dram = dram;
+    this.dram = dram;
     this.#gate = gate;
-    this.#ciphers = ciphers;
+    this.#keys = keys;
   }
 
   get writtenPages(): number {
-    return this.#dram.writtenPages;
+    return this.dram.writtenPages;
   }
 
   /** A cache fill. Counted before it is answered: see dma-gate.ts. */
   fill(offset: number, length: number, into: number): number {
     const bytes = Math.min(length, this.bytes - offset);
     if (bytes <= 0) return 0;
-    const cipher = this.#ciphers.cipher(this.#cpuSlot, this.vm);
-    if (cipher === undefined) return this.#refuse(EIO);
+    const keys = this.#keys.keysFor(this.#cpuSlot, this.vm);
+    if (keys === undefined) return this.#refuse(EIO);
     this.#gate.filled(offset, bytes);
-    this.#dram.read(cipher, offset, bytes, into);
+    this.dram.read(keys, offset, bytes, into);
     this.counters.fills++;
     this.counters.filledPages += Math.ceil(bytes / 4096);
     return bytes;
@@ -85,9 +85,9 @@ export class SealedFile {
 
   writeBack(offset: number, length: number, from: number): number {
     if (offset + length > this.bytes) return -EIO;
-    const cipher = this.#ciphers.cipher(this.#cpuSlot, this.vm);
-    if (cipher === undefined) return this.#refuse(EIO);
-    this.#dram.write(cipher, offset, length, from);
+    const keys = this.#keys.keysFor(this.#cpuSlot, this.vm);
+    if (keys === undefined) return this.#refuse(EIO);
+    this.dram.write(keys, offset, length, from);
     this.counters.writeBacks++;
     this.counters.writtenBackPages += Math.ceil(length / 4096);
     return length;
@@ -96,9 +96,9 @@ export class SealedFile {
   dmaRead(offset: number, length: number, into: number): number {
     const entry = this.#gate.find(offset, length);
     if (entry < 0 || offset + length > this.bytes) return -EIO;
-    const cipher = this.#ciphers.cipher(this.#gate.slot(entry), this.vm);
-    if (cipher === undefined) return this.#refuseDma(entry);
-    this.#dram.read(cipher, offset, length, into);
+    const keys = this.#keys.keysFor(this.#gate.slot(entry), this.vm);
+    if (keys === undefined) return this.#refuseDma(entry);
+    this.dram.read(keys, offset, length, into);
     this.counters.dmaReads++;
     this.#gate.settle(entry, GateOutcome.done);
     return length;
@@ -129,25 +129,25 @@ export class SealedFile {
   /** Flips the bits that are set in the one byte at `from`, in the byte of DRAM at `offset`. */
   flip(offset: number, length: number, from: number): number {
     if (length !== 1 || offset >= this.bytes) return -EIO;
-    const cipher = this.#ciphers.cipher(this.#cpuSlot, this.vm);
-    if (cipher === undefined) return this.#refuse(EIO);
+    const keys = this.#keys.keysFor(this.#cpuSlot, this.vm);
+    if (keys === undefined) return this.#refuse(EIO);
     const mask = new Uint8Array(1);
     copyFromAddress(mask, from);
-    this.#dram.flip(cipher, offset, mask[0] ?? 0);
+    this.dram.flip(keys, offset, mask[0] ?? 0);
     this.counters.flips++;
     return length;
   }
 
   #dmaWrite(entry: number, offset: number, length: number, from: number): number {
     if (offset + length > this.bytes) return -EIO;
-    const cipher = this.#ciphers.cipher(this.#gate.slot(entry), this.vm);
-    if (cipher === undefined) return this.#refuseDma(entry);
+    const keys = this.#keys.keysFor(this.#gate.slot(entry), this.vm);
+    if (keys === undefined) return this.#refuseDma(entry);
     if (!this.#gate.undisturbed(entry, offset, length)) {
       this.counters.dmaRetries++;
       this.#gate.settle(entry, GateOutcome.refilled);
       return -EAGAIN;
     }
-    this.#dram.write(cipher, offset, length, from);
+    this.dram.write(keys, offset, length, from);
     this.counters.dmaWrites++;
     this.#gate.settle(entry, GateOutcome.done);
     return length;

@@ -140,7 +140,7 @@ export class FuseConnection {
     this.#outHeader = new DataView(output.buffer, output.byteOffset + OUT_AT, OUT_HEADER_BYTES);
     this.#answerBytes = output.subarray(OUT_DATA_AT, OUT_DATA_AT + ANSWER_BYTES);
     this.#answer = new DataView(output.buffer, output.byteOffset + OUT_DATA_AT, ANSWER_BYTES);
-    this.#watch = watchReadable(fd, () => this.#serve());
+    this.#watch = watchReadable(fd, () => this.serve());
   }
 
   /** Takes no more requests. */
@@ -155,7 +155,11 @@ export class FuseConnection {
     this.#onEnd(error);
   }
 
-  #serve(): void {
+  /**
+   * Answers the requests that wait now, at most {@link REQUESTS_A_TURN} of them. The event loop calls it when
+   * some do; so may whoever has the thread for longer, between two pieces of its work.
+   */
+  serve(): void {
     for (let taken = 0; taken < REQUESTS_A_TURN && this.#watch !== undefined; taken++) {
       let length: number | undefined;
       try {

@@ -183,7 +183,7 @@ describe.skipIf(noSealedRam() !== undefined)('in sealed memory', () => {
     const { plan, machine, edu, client, store, load } = await bench('sealed');
     await machine.addSlot(keySlot(2), vmId(2));
     await machine.addSlot(keySlot(3), machine.vm);
-    const revoked = await machine.controller?.revokeKey(keySlot(3));
+    const revoked = await machine.controller?.keys.revoke(keySlot(3));
     if (revoked !== undefined) machine.slots.enter(revoked);
     store(page, stored);
     edu.buffer.fill(0xa5);

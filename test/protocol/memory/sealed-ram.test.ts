@@ -125,7 +125,7 @@ describe.skipIf(missing !== undefined)('sealed RAM', () => {
       expect(into.every((byte) => byte === 0x5c)).toBe(true);
     }
     expect(bench.ram.dram().slice(0, 4096)).toEqual(before);
-    await controller.revokeKey(SLOT);
+    await controller.keys.revoke(SLOT);
     expect(() => memory.read(gpa(0), SLOT, new Uint8Array(64))).toThrow(MemoryError);
     expect((await bench.ram.counters()).slotRefusals).toBeGreaterThanOrEqual(5);
   });

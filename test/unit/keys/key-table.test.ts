@@ -6,7 +6,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { WeakKeyError, XtsError } from '../../../src/crypto/xts-cipher.ts';
 import { socketPair } from '../../../src/ffi/socket-pair.ts';
 import { KEY_SLOTS, keySlot } from '../../../src/keys/key-slot.ts';
-import { KeySlotError, KeyTable, type SlotState } from '../../../src/keys/key-table.ts';
+import { KeyTable } from '../../../src/keys/key-table.ts';
+import { KeySlotError, type SlotState } from '../../../src/keys/slot-lifecycle.ts';
 import { VM_ID_MAX, vmId } from '../../../src/keys/vm-id.ts';
 
 const vm = vmId(3);

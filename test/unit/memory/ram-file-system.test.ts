@@ -57,7 +57,7 @@ describe('which port a request is for', () => {
     gate = new DmaGate(gateAt, BYTES);
     gate.open(0);
     file = new SealedFile(VM, SLOT, new Dram(dram, BYTES), gate, {
-      cipher: (slot, vm) => (slot === SLOT && vm === VM ? keys.cipher(SLOT) : undefined),
+      keysFor: (slot, vm) => (slot === SLOT ? keys.keysFor(SLOT, vm) : undefined),
     });
     close(dram);
     files = new RamFileSystem();

@@ -1,0 +1,153 @@
+import type { KeySlot } from '../../keys/key-slot.ts';
+import type { KeyTable } from '../../keys/key-table.ts';
+import type { RotationProgress } from '../../keys/slot-keeper.ts';
+import { type KeyBits, KeySlotError } from '../../keys/slot-lifecycle.ts';
+import type { VmId } from '../../keys/vm-id.ts';
+import type { Dram } from './dram.ts';
+import { Rotation } from './rotation.ts';
+
+/** How long rotations may go on before the event loop gets to timers and messages, a revocation among them. */
+const TURN_MS_MAX = 0.5;
+/** How often the asker hears how far a rotation is. */
+const TELL_MS = 100;
+
+export interface RotationsOptions {
+  readonly keys: KeyTable;
+  /** The memories of a VM. */
+  memories(vm: VmId): readonly Dram[];
+  /** Answers the requests for memory that wait. */
+  serve(): void;
+  /** A rotation began, went on, ended. */
+  tell(rotation: RotationProgress): void;
+  /** A rotation broke, and was paused. */
+  failure(error: unknown): void;
+}
+
+/**
+ * The rotations that are under way, in the background of the requests for memory.
+ *
+ * A turn is: a step of one rotation, all requests that wait by then, a step of the next rotation, and so on
+ * for at most {@link TURN_MS_MAX}; then the event loop goes round. So a request waits for one step, some
+ * microseconds, and a rotation for the requests that the kernel has at one moment: neither can keep the other
+ * from ever getting on. While no request comes, rotations have the thread to themselves.
+ */
+export class Rotations {
+  readonly #options: RotationsOptions;
+  /** By slot, in the order of their turns. Those that are over are not here. */
+  readonly #rotations = new Map<KeySlot, Rotation>();
+  #turn: NodeJS.Immediate | undefined;
+  #told = 0;
+
+  constructor(options: RotationsOptions) {
+    this.#options = options;
+  }
+
+  /** Gives a slot a new key, and begins to move memory to it. @throws as KeyTable.rotate */
+  begin(
+    slot: KeySlot,
+    source: { readonly fd?: number | undefined; readonly keyBits?: KeyBits | undefined },
+  ): void {
+    const { keys, memories, tell } = this.#options;
+    keys.rotate(slot, source);
+    const { vm, generation } = keys.describe(slot);
+    const rotation = new Rotation(slot, generation, vm === undefined ? [] : memories(vm));
+    this.#rotations.set(slot, rotation);
+    tell(rotation.progress);
+    this.#schedule();
+  }
+
+  /** Both keys stay in use. @throws KeySlotError where the slot is not being rotated */
+  pause(slot: KeySlot): RotationProgress {
+    return this.#become(slot, 'paused');
+  }
+
+  /** @throws KeySlotError where the slot is not being rotated */
+  resume(slot: KeySlot): RotationProgress {
+    return this.#become(slot, 'running');
+  }
+
+  /** The slot's keys were wiped: there is nothing to rotate any more. */
+  drop(slot: KeySlot): void {
+    const rotation = this.#rotations.get(slot);
+    if (rotation === undefined) return;
+    this.#rotations.delete(slot);
+    rotation.state = 'ended';
+    this.#options.tell(rotation.progress);
+  }
+
+  close(): void {
+    clearImmediate(this.#turn);
+    this.#turn = undefined;
+    this.#rotations.clear();
+  }
+
+  #become(slot: KeySlot, state: 'paused' | 'running'): RotationProgress {
+    const rotation = this.#rotations.get(slot);
+    if (rotation === undefined) {
+      throw new KeySlotError(
+        slot,
+        `expected a slot that is being rotated, got one that is ${this.#options.keys.describe(slot).state}`,
+      );
+    }
+    if (rotation.state !== state) {
+      rotation.state = state;
+      this.#options.tell(rotation.progress);
+      this.#schedule();
+    }
+    return rotation.progress;
+  }
+
+  #schedule(): void {
+    this.#turn ??= setImmediate(() => {
+      this.#turn = undefined;
+      this.#takeTurn();
+    });
+  }
+
+  #takeTurn(): void {
+    const { serve, tell } = this.#options;
+    const begun = performance.now();
+    const tells = begun - this.#told >= TELL_MS;
+    if (tells) this.#told = begun;
+    do {
+      const rotation = this.#next();
+      if (rotation === undefined) return;
+      this.#step(rotation);
+      // The connection may end here, and every rotation with it.
+      serve();
+    } while (performance.now() - begun < TURN_MS_MAX);
+    if (tells) {
+      for (const { state, progress } of this.#rotations.values()) {
+        if (state === 'running') tell(progress);
+      }
+    }
+    this.#schedule();
+  }
+
+  /** The one whose turn it is; it goes to the end of the row. */
+  #next(): Rotation | undefined {
+    for (const [slot, rotation] of this.#rotations) {
+      if (rotation.state !== 'running') continue;
+      this.#rotations.delete(slot);
+      this.#rotations.set(slot, rotation);
+      return rotation;
+    }
+    return undefined;
+  }
+
+  #step(rotation: Rotation): void {
+    const { keys, tell, failure } = this.#options;
+    const { slot } = rotation;
+    try {
+      const pair = keys.keysOf(slot);
+      if (pair === undefined || !rotation.step(pair)) return;
+      keys.finish(slot);
+      this.#rotations.delete(slot);
+      rotation.state = 'done';
+    } catch (error) {
+      rotation.state = 'paused';
+      failure(error);
+    }
+    tell(rotation.progress);
+  }
+}
