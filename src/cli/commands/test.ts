@@ -33,7 +33,7 @@ interface TestFlags {
 const SEED_VARIABLE = 'SEALBUS_SEED';
 /** `sealbus/vitest` keeps the evidence of failures there. */
 const ARTIFACTS_VARIABLE = 'SEALBUS_ARTIFACTS';
-const SEED_MAX = 2 ** 32 - 1;
+const SEED_MAX = 0xffff_ffff;
 const EXIT_NO_REPORT = 1;
 
 export function testCommand(): Command {
@@ -138,8 +138,8 @@ function madeDirectory(path: string): string {
 
 function parseSeed(text: string): number {
   const seed = Number(text);
-  if (/^\d+$/.test(text) && seed <= SEED_MAX) return seed;
-  throw new InvalidArgumentError(`expected a whole number from 0 to ${SEED_MAX}`);
+  if (/^(\d+|0x[\da-f]+)$/i.test(text) && seed <= SEED_MAX) return seed;
+  throw new InvalidArgumentError('expected a seed of 32 bits, such as 0x1a2b3c4d');
 }
 
 function parseShard(text: string): string {

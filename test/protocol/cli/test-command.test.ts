@@ -89,7 +89,7 @@ describe('in a project that has no vitest of its own', () => {
       expect([SEALBUS_KERNEL, SEALBUS_SEED]).toEqual(['trixie', '4294967295']);
       expect(SEALBUS_ARTIFACTS).toBe(${JSON.stringify(join(project, 'kept/here'))});`,
     );
-    const flags = ['--kernel', 'trixie', '--seed', '4294967295', '--artifacts', 'kept/here'];
+    const flags = ['--kernel', 'trixie', '--seed', '0xffffffff', '--artifacts', 'kept/here'];
     const { code, stderr } = await run(...flags);
     expect(code, stderr).toBe(0);
   });
@@ -189,8 +189,9 @@ describe('what a project has itself goes first', () => {
 
 describe('refused before anything runs', () => {
   it.each([
-    ['a seed that is none', ['--seed', '-1'], /--seed.*from 0 to 4294967295/s],
-    ['a seed that is too large', ['--seed', '4294967296'], /--seed.*from 0 to 4294967295/s],
+    ...['-1', '0x', '1e3', '4294967296', '0x100000000'].map(
+      (seed) => [`the seed ${seed}`, ['--seed', seed], /--seed.*seed of 32 bits/s] as const,
+    ),
     ...['0/2', '3/2', '1', 'a/b', '1/0'].map(
       (shard) => [`the shard ${shard}`, ['--shard', shard], /--shard.*from 1\/N to N\/N/s] as const,
     ),
