@@ -15,8 +15,7 @@ export interface DueCompletion {
 }
 
 const fault = faultOn<DueCompletion>();
-const occasion =
-  'each completion: what a device passes to complete(), a completion queue entry of NVMe, a used buffer of virtio';
+const occasion = 'each completion of the device';
 
 export const completionFaults = {
   'completion.delay': fault({

@@ -26,8 +26,8 @@ export interface DmaMade {
 
 export const dmaFaults = {
   'dma.delay': faultOn<DmaMade>()({
-    says: 'A DMA that the device awaits takes long. One that it makes at once has no time to take.',
-    occasion: "each of the device's awaited reads and writes (dma.read, dma.write)",
+    says: 'A DMA that the device awaits takes long.',
+    occasion: 'each awaited DMA',
     parameters: { ms: milliseconds('how long', 10) },
   }),
 };

@@ -7,17 +7,15 @@ import { optionalNumber } from './parameter.ts';
 
 export const dramFaults = {
   'dram.flip': faultOn<DmaMade>()({
-    says:
-      'A bit flips in DRAM, before the DMA reads there. In sealed memory it is a bit of the ciphertext, so 16 ' +
-      'bytes of plaintext come out as noise; what a CPU has in its cache stays as it is.',
-    occasion: 'each DMA read of the function, in a batch each of its accesses',
+    says: 'A bit flips in DRAM before a DMA reads there.',
+    occasion: 'each DMA read; of a batch each access',
     parameters: {
       gpa: optionalNumber(
-        'guest-physical address of the byte; default one of those that the DMA reads',
+        'guest-physical address of the byte; default one that the DMA reads',
         0,
         Number.MAX_SAFE_INTEGER,
       ),
-      bit: optionalNumber('which bit of it, 0 to 7; default a random one', 0, 7),
+      bit: optionalNumber('which of it, 0 to 7; default any', 0, 7),
     },
   }),
 };

@@ -14,11 +14,11 @@ export interface RaisedInterrupt {
 }
 
 const fault = faultOn<RaisedInterrupt>();
-const occasion = 'each interrupt that the function raises: a message sent, INTA# going up';
+const occasion = 'each interrupt that the function raises';
 
 export const interruptFaults = {
   'interrupt.lose': fault({
-    says: 'An interrupt does not arrive: its message is not sent, or INTA# stays down.',
+    says: 'An interrupt does not arrive.',
     occasion,
     parameters: {},
   }),
@@ -28,7 +28,7 @@ export const interruptFaults = {
     parameters: { ms: milliseconds('how long after the first', 1) },
   }),
   'interrupt.delay': fault({
-    says: 'An interrupt arrives late; a level that has gone down meanwhile does not rise.',
+    says: 'An interrupt arrives late.',
     occasion,
     parameters: { ms: milliseconds('how late', 10) },
   }),

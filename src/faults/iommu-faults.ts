@@ -14,22 +14,19 @@ const REASONS = [
 ] as readonly FaultReason[];
 
 const fault = faultOn<DmaMade>();
-const occasion =
-  "each DMA of the function, in a batch each of its accesses; with a direction, those alone";
-const direction = optionalOneOf('only one way', ['read', 'write']);
+const occasion = 'each DMA; of a batch each access';
+const direction = optionalOneOf('one way alone', ['read', 'write']);
 
 export const iommuFaults = {
   'dma.refuse': fault({
-    says: 'The IOMMU refuses a DMA: no byte moves, there is a fault record, and the device sees an abort.',
+    says: 'The IOMMU refuses a DMA: no byte moves, and the device sees an abort.',
     occasion,
-    parameters: { reason: oneOf('why, as the fault record says', REASONS, 'unmapped'), direction },
+    parameters: { reason: oneOf('why', REASONS, 'unmapped'), direction },
   }),
   'dma.slot': fault({
-    says:
-      "A DMA goes by another key slot than the one resolved for it. The IOMMU refuses one that is empty, revoked or another VM's; " +
-      'another one of the same VM opens the memory with the wrong key, and reads noise.',
+    says: 'A DMA goes by another key slot than its own.',
     occasion,
-    parameters: { slot: requiredNumber('the key slot', 0, KEY_SLOTS - 1), direction },
+    parameters: { slot: requiredNumber('the key slot, 0 to 4095', 0, KEY_SLOTS - 1), direction },
   }),
 };
 

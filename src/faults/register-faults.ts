@@ -12,35 +12,25 @@ const fault = faultOn<RegisterAccess>();
 
 export const registerFaults = {
   'register.all-ones': fault({
-    says:
-      'The function is gone, as after a surprise removal: registers and configuration space read all ones, ' +
-      'writes do nothing, and it makes no DMA and no interrupt. Disarming plugs it in again, as after power-on.',
-    occasion:
-      "each of the guest's accesses to the function's registers; the one that is struck finds it gone",
+    says: 'The function is gone, as by surprise removal: reads give all ones, and it does nothing.',
+    occasion: 'each register access of the guest',
     parameters: {},
   }),
   'register.stuck': fault({
-    says:
-      'Bits of a register keep a value: what the guest writes there does not reach the device, and what the ' +
-      'device sets does not show. Until it is disarmed.',
-    occasion: "each of the guest's accesses to that register",
+    says: 'Bits of a register keep a value, whatever driver and device do.',
+    occasion: 'each access of the guest to that register',
     parameters: {
-      register: optionalText('its name, or NAME.FIELD, or NAME[ELEMENT]'),
-      bar: optionalNumber('instead of a name: its BAR; default 0', 0, 5),
-      offset: optionalNumber('instead of a name: its offset in the BAR', 0, 2 ** 31 - 1),
-      width: optionalNumber('instead of a name: its bytes, 1 to 8; default 4', 1, 8),
-      mask: optionalBits('the bits that are stuck; default all, or those of the field'),
-      value: optionalBits(
-        'what the register holds in them; default what it reads when it gets stuck',
-      ),
+      register: optionalText('which: NAME, NAME.FIELD or NAME[ELEMENT]'),
+      bar: optionalNumber('without a name: its BAR; default 0', 0, 5),
+      offset: optionalNumber('without a name: its offset in the BAR', 0, 2 ** 31 - 1),
+      width: optionalNumber('without a name: its bytes, 1 to 8; default 4', 1, 8),
+      mask: optionalBits('which bits; default all, or the field'),
+      value: optionalBits('the value, of the whole register; default what it reads then'),
     },
   }),
   'device.stall': fault({
-    says:
-      'The device takes register writes and does nothing: no DMA, no completion, no interrupt, and registers ' +
-      'keep their values. Until the function is reset, or it is disarmed.',
-    occasion:
-      "each of the guest's register writes; the one that is struck is the first that does nothing",
+    says: 'The device takes register writes and does nothing, until it is reset.',
+    occasion: 'each register write of the guest',
     parameters: {},
   }),
 };

@@ -10,12 +10,8 @@ export interface ResetMoment {
 
 export const resetFaults = {
   'reset.during': faultOn<ResetMoment>()({
-    says:
-      'The function is reset in the middle of its work, as by a function-level reset that the driver did not ' +
-      'for: registers and configuration space are as after power-on, and what was in flight is lost.',
-    occasion:
-      "each DMA: half of its bytes are moved, or half of a batch's accesses; or each of the guest's register " +
-      'writes: it arrives, and the reset follows',
+    says: 'The function is reset in the middle of its work.',
+    occasion: 'each DMA, of a batch each access; or each register write of the guest',
     parameters: {
       of: oneOf('what the reset comes into', ['dma', 'write'], 'dma'),
     },
