@@ -44,10 +44,15 @@ function object(shape: Shape): Check {
     if (!isObject(given)) return 'an object';
     for (const [name, check] of Object.entries(shape)) {
       const expected = check(given[name]);
-      if (expected !== undefined) return `'${name}' to be ${expected}`;
+      if (expected !== undefined) return within(name, expected);
     }
     return undefined;
   };
+}
+
+/** `'pieces.gpa' to be …` of what is expected of `'gpa'` in `pieces`. */
+function within(name: string, expected: string): string {
+  return expected.startsWith("'") ? `'${name}.${expected.slice(1)}` : `'${name}' to be ${expected}`;
 }
 
 function list(check: Check): Check {

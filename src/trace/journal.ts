@@ -119,6 +119,10 @@ export class Journal {
     openJournals.delete(this);
     const { writer } = this.#options;
     if (writer === undefined) return;
+    // A process may end in the middle of an access.
+    this.#dropped += this.#waiting.length;
+    this.#taken -= this.#waiting.length;
+    this.#waiting = [];
     writer.write(traceLine(this.end()));
     writer.close();
     if (writer.failure !== undefined) throw writer.failure;
@@ -144,6 +148,8 @@ export class Journal {
       take(recorded, this.#sinceBegan(recorded.at));
       told++;
     }
+    // Also where a device does much in the middle of one access.
+    if (told === 0) return;
     this.#waiting = told === waiting.length ? [] : waiting.slice(told);
     this.#waitingBytes = this.#waiting.reduce((sum, { held }) => sum + held, 0);
   }

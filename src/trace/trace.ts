@@ -19,7 +19,7 @@ import { TracedEndpoint } from './traced-endpoint.ts';
 const EVENTS_MAX = 1_000_000;
 /** In a file; some 2 GB of them. */
 const EVENTS_MAX_FILE = 10_000_000;
-const BYTES_MAX = 256 * 2 ** 20;
+const DATA_BYTES_TOTAL_MAX = 256 * 2 ** 20;
 
 export interface TraceOptions {
   /** How many of each DMA's bytes are kept, in the clear. Default 0: none; Infinity: all. */
@@ -28,6 +28,8 @@ export interface TraceOptions {
    * Events it takes; those after are counted and dropped. Default 1,000,000 in memory, 10,000,000 in a file.
    */
   readonly eventsMax?: number;
+  /** Bytes of data that are kept in memory; events that would go beyond are dropped. Default 256 MiB. */
+  readonly dataBytesTotalMax?: number;
   /** A file to write to. Default: events are kept in memory. */
   readonly sink?: string | TraceWriter;
 }
@@ -48,14 +50,15 @@ export class Trace implements Instrument {
 
   /** @throws RangeError; Error where the file cannot be made */
   constructor(options: TraceOptions = {}) {
-    const { dataBytesMax = 0, sink } = options;
+    const { dataBytesMax = 0, dataBytesTotalMax = DATA_BYTES_TOTAL_MAX, sink } = options;
     const writer = typeof sink === 'string' ? new TraceWriter(sink) : sink;
     const { eventsMax = writer === undefined ? EVENTS_MAX : EVENTS_MAX_FILE } = options;
     checkCount('dataBytesMax', dataBytesMax);
     checkCount('eventsMax', eventsMax);
+    checkCount('dataBytesTotalMax', dataBytesTotalMax);
     this.dataBytesMax = dataBytesMax;
     this.#journal = new Journal({
-      ...{ eventsMax, bytesMax: BYTES_MAX, writer },
+      ...{ eventsMax, bytesMax: dataBytesTotalMax, writer },
       header: () => this.header,
     });
   }
