@@ -1,12 +1,13 @@
 /** vitest's `test` with fixtures for drivers and their devices. */
 import { type TestAPI, type TestError, vi, test as vitestTest } from 'vitest';
+import type { HostedVmm } from '../client/hosted-vmm.ts';
 import type { FaultPlan } from '../faults/fault-plan.ts';
 import type { Machine } from '../machine/machine.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import type { Trace } from '../trace/trace.ts';
 import { SourceBuildError } from '../vm/driver-build.ts';
 import { dropEvidence, keepEvidence, repeatLine, type TestPlace } from './evidence.ts';
-import { Rig } from './rig.ts';
+import { noDevice, Rig } from './rig.ts';
 import type { TestGuest } from './test-guest.ts';
 import { checkOptions, type DriverTestOptions } from './test-options.ts';
 
@@ -20,6 +21,8 @@ export interface DriverFixtures<Device extends PciEndpoint = PciEndpoint> {
   readonly machine: Machine;
   /** The booted guest with the driver loaded. */
   readonly guest: TestGuest;
+  /** In place of a guest: the device, driven by the test itself, in milliseconds. */
+  readonly client: HostedVmm<Device>;
   /** What passed between devices, guest and memory. */
   readonly trace: Trace;
   /** Faults on demand. */
@@ -61,12 +64,11 @@ const extended = vitestTest.extend<DriverFixtures>({
   devices: async ({ rig }, use) => await use(rig.devices),
   device: async ({ rig }, use) => {
     const [device] = rig.devices;
-    if (device === undefined) {
-      throw new Error('expected a device: test.use({ device: () => new … }), got none');
-    }
+    if (device === undefined) throw new Error(noDevice);
     await use(device);
   },
   machine: async ({ rig }, use) => await use(await rig.machine()),
+  client: async ({ rig }, use) => await use(await rig.client()),
   guest: async ({ rig }, use) => {
     const guest = await rig.guest().catch((error) => {
       throw pointed(error);

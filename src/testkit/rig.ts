@@ -3,12 +3,15 @@
  * made when it is first asked for; nothing of it is shared with another test.
  */
 import { dirname } from 'node:path';
+import type { HostedVmm } from '../client/hosted-vmm.ts';
+import { Vmm } from '../client/vmm.ts';
 import { FaultPlan } from '../faults/fault-plan.ts';
 import { Machine } from '../machine/machine.ts';
 import { formWithIommu } from '../machine/saved-machine.ts';
 import { FuseUnavailable } from '../memory/fuse/fuse-unavailable.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { PciFunction } from '../pci/function.ts';
+import { formatRequesterId } from '../pci/requester-id.ts';
 import { ensureParts } from '../setup/ensure-parts.ts';
 import type { Parts } from '../setup/parts.ts';
 import { Trace } from '../trace/trace.ts';
@@ -37,6 +40,15 @@ import { warnOnce } from './warnings.ts';
 const traceEventsMax = 200_000;
 const logBytesMax = 1 << 20;
 
+/** A device in its place. */
+interface Plug extends DevicePlace {
+  readonly endpoint: PciEndpoint;
+}
+
+const oneHost =
+  'expected a test to ask for a guest (guest, machine) or for client, got both: a device has one host';
+export const noDevice = 'expected a device: test.use({ device: () => new … }), got none';
+
 export class Rig {
   readonly trace: Trace;
   readonly faults: FaultPlan;
@@ -46,8 +58,10 @@ export class Rig {
   readonly #signal: AbortSignal;
   readonly #console = new TextTail(logBytesMax);
   readonly #log = new TextTail(logBytesMax);
-  #places: (DevicePlace & { readonly endpoint: PciEndpoint })[] | undefined;
+  readonly #say = (message: string) => this.#log.push(Buffer.from(`${message}\n`));
+  #places: readonly Plug[] | undefined;
   #machine: Promise<Machine> | undefined;
+  #client: Promise<HostedVmm> | undefined;
   #guest: Promise<TestGuest> | undefined;
   #vm: VirtualMachine | undefined;
   #vmEnd: MachineEnd | undefined;
@@ -67,18 +81,33 @@ export class Rig {
 
   /** Made by their factories. @throws what a factory does; Error as devicePlaces */
   get devices(): readonly PciEndpoint[] {
+    return this.#plugs().map(({ endpoint }) => endpoint);
+  }
+
+  #plugs(): readonly Plug[] {
     this.#places ??= devicePlaces(this.#options).map((place) => {
       const endpoint = place.make();
       keepJournal(endpoint, { rid: place.rid, trace: this.trace, machine: undefined });
       return { ...place, endpoint };
     });
-    return this.#places.map(({ endpoint }) => endpoint);
+    return this.#places;
   }
 
-  /** With the devices plugged in; no guest yet. @throws as Machine.create */
+  /** With the devices plugged in; no guest yet. @throws as Machine.create; Error beside {@link client} */
   machine(): Promise<Machine> {
+    if (this.#client !== undefined) throw new Error(oneHost);
     this.#machine ??= this.#makeMachine();
     return this.#machine;
+  }
+
+  /**
+   * The first device, driven by the test in place of a guest; the others are plugged in beside it.
+   * @throws as Vmm.host; Error beside {@link machine} and {@link guest}
+   */
+  client(): Promise<HostedVmm> {
+    if (this.#machine !== undefined) throw new Error(oneHost);
+    this.#client ??= this.#hostDevices();
+    return this.#client;
   }
 
   /** Booted, its modules loaded. @throws SourceBuildError, SetupError, VmError, MemoryError */
@@ -100,8 +129,8 @@ export class Rig {
     this.#kernelLog = verdict.kernelLog;
     errors.push(...this.#brokenDevices());
     try {
-      const machine = await this.#machine?.catch(() => undefined);
-      await machine?.[Symbol.asyncDispose]();
+      const host = await (this.#machine ?? this.#client)?.catch(() => undefined);
+      await host?.[Symbol.asyncDispose]();
     } catch (error) {
       errors.push(error instanceof Error ? error : new Error(String(error)));
     }
@@ -129,22 +158,40 @@ export class Rig {
 
   async #makeMachine(): Promise<Machine> {
     const { memory, iommu = 'identity', bytes = memoryBytesDefault } = this.#options;
-    const { devices } = this;
+    const plugs = this.#plugs();
     const parts = await partsOfHost();
     const machine = await machineInMemory(memory, (memory) =>
       Machine.create({
         ...{ parts, memory, bytes, iommu, lateFunctions: this.#resumes },
         instruments: [this.faults, this.trace],
-        log: (message) => this.#log.push(Buffer.from(`${message}\n`)),
+        log: this.#say,
       }),
     );
-    for (const [index, endpoint] of devices.entries()) {
-      const rid = this.#places?.[index]?.rid;
-      if (rid === undefined) continue;
+    for (const { endpoint, rid } of plugs) {
       machine.plug(endpoint, rid);
       keepJournal(endpoint, { rid, trace: this.trace, machine });
     }
     return machine;
+  }
+
+  async #hostDevices(): Promise<HostedVmm> {
+    const [first, ...others] = this.#plugs();
+    if (first === undefined) throw new Error(noDevice);
+    const { memory = 'plain', bytes, iommu } = this.#options;
+    const client = await Vmm.host(first.endpoint, {
+      ...{ memory, address: formatRequesterId(first.rid) },
+      ...(bytes === undefined ? {} : { bytes }),
+      iommu: iommu === 'virtio' ? 'buffers' : 'identity',
+      instruments: [this.faults, this.trace],
+      log: this.#say,
+    });
+    const { machine } = client;
+    keepJournal(first.endpoint, { rid: first.rid, trace: this.trace, machine });
+    for (const { endpoint, rid } of others) {
+      machine.plug(endpoint, rid);
+      keepJournal(endpoint, { rid, trace: this.trace, machine });
+    }
+    return client;
   }
 
   async #bootGuest(): Promise<TestGuest> {
