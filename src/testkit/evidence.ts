@@ -74,15 +74,24 @@ export function dropEvidence(place: TestPlace): void {
   rmSync(evidenceDirectory(place), { recursive: true, force: true });
 }
 
-/** What runs this test alone, with the same faults. */
-export function repeatLine({ file, name, project }: TestPlace, seed: number): string {
-  const pattern = `^${name.replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&')}$`;
+/** What runs this test alone, with the same faults, on the same kernel. */
+export function repeatLine(
+  { file, name, project }: TestPlace,
+  seed: number,
+  env = process.env,
+): string {
+  const pattern = quoted(`^${name.replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&')}$`);
+  const path = quoted(relative(process.cwd(), file));
+  const seedText = `0x${seed.toString(16).padStart(8, '0')}`;
+  const kernel = env.SEALBUS_KERNEL ? quoted(env.SEALBUS_KERNEL) : undefined;
+  if (env.SEALBUS_TEST) {
+    const on = kernel === undefined ? '' : ` --kernel ${kernel}`;
+    const of = project ? ` -- --project ${quoted(project)}` : '';
+    return `npx sealbus test${on} --seed ${seedText} ${path} -t ${pattern}${of}`;
+  }
+  const on = kernel === undefined ? '' : `SEALBUS_KERNEL=${kernel} `;
   const of = project ? ` --project ${quoted(project)}` : '';
-  const path = relative(process.cwd(), file);
-  return (
-    `SEALBUS_SEED=0x${seed.toString(16).padStart(8, '0')} ` +
-    `npx vitest run${of} ${quoted(path)} -t ${quoted(pattern)}`
-  );
+  return `SEALBUS_SEED=${seedText} ${on}npx vitest run${of} ${path} -t ${pattern}`;
 }
 
 /** The nearest directory above with a package.json; else the file's own. */

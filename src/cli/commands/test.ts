@@ -29,6 +29,8 @@ interface TestFlags {
   readonly junit?: string;
 }
 
+/** Tells `sealbus/vitest` how a failure is repeated: by this command. */
+const TEST_VARIABLE = 'SEALBUS_TEST';
 /** `sealbus/vitest` draws faults from it, and names it in a failure. */
 const SEED_VARIABLE = 'SEALBUS_SEED';
 /** `sealbus/vitest` keeps the evidence of failures there. */
@@ -82,6 +84,7 @@ async function test(words: readonly string[], flags: TestFlags): Promise<number>
     const code = await runChild(
       [process.execPath, ...process.execArgv, vitest, 'run', ...args],
       {
+        [TEST_VARIABLE]: '1',
         ...plainWherePiped(forMachines ? process.stderr : process.stdout),
         ...(flags.kernel === undefined ? {} : { [kernelVariable]: flags.kernel }),
         ...(flags.seed === undefined ? {} : { [SEED_VARIABLE]: String(flags.seed) }),
