@@ -16,7 +16,10 @@ export { BlockedDomain, type Domain, IdentityDomain, type Rights } from './iommu
 export type { FaultLog, FaultRecord } from './iommu/fault-log.ts';
 export { Iommu } from './iommu/iommu.ts';
 export { type KeySlot, keySlot } from './keys/key-slot.ts';
+export type { KeyOptions, RotateOptions, RotationProgress } from './keys/slot-keeper.ts';
+export { KeySlotError, type SlotDescription, type SlotState } from './keys/slot-lifecycle.ts';
 export { type VmId, vmId } from './keys/vm-id.ts';
+export type { KeySlots } from './machine/key-slots.ts';
 export {
   IOMMU_ADDRESS,
   Machine,

@@ -18,7 +18,10 @@ export interface FaultRecord {
   /** What the device table said, where it had an entry. */
   readonly domain: number | undefined;
   readonly vm: VmId | undefined;
+  /** The slot that the translation named, or else the device table's. */
   readonly slot: KeySlot | undefined;
+  /** Of the newest key that this slot has or had; 0 where it never had one. */
+  readonly generation: number | undefined;
 }
 
 /** The IOMMU's event log: the newest records, a count of all, and who wants to hear of each. */

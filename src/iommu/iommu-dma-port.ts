@@ -151,7 +151,7 @@ export class IommuDmaPort implements DmaPort {
       if (segment.failure !== undefined && access !== undefined && access.abort === undefined) {
         const { iova, bytes } = access;
         if (direction === 'read') bytes.fill(0);
-        access.abort = this.#aborted(direction, iova, bytes.length, 'memory-failed');
+        access.abort = this.#aborted(direction, iova, bytes.length, 'memory-failed', segment.slot);
         failed++;
       }
     }
@@ -265,13 +265,13 @@ export class IommuDmaPort implements DmaPort {
       const resolved = translation.slot ?? entry.slot;
       const slot = tamper?.slot(this.rid, direction, iova, resolved) ?? resolved;
       const slotFault = this.#slotFault(slot, entry);
-      if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault);
+      if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault, slot);
       const part = Math.min(translation.length, length - done);
       if (part < 1) {
         throw new Error(`expected domain ${domain.id} to translate a byte or more, got ${part}`);
       }
       if (!this.#memory.permits(direction, translation.address, part)) {
-        this.#refuse(direction, iova, length, 'outside-memory');
+        this.#refuse(direction, iova, length, 'outside-memory', slot);
       }
       end = this.#addSegment(first, end, translation.address, part, slot);
       done += part;
@@ -315,15 +315,30 @@ export class IommuDmaPort implements DmaPort {
 
   #failed(error: unknown, direction: DmaDirection, iova: Iova, length: number): never {
     if (!(error instanceof MemoryError)) throw error;
-    return this.#refuse(direction, iova, length, 'memory-failed');
+    return this.#refuse(direction, iova, length, 'memory-failed', this.#segments[0]?.slot);
   }
 
-  #refuse(direction: DmaDirection, iova: Iova, length: number, reason: FaultReason): never {
-    throw this.#aborted(direction, iova, length, reason);
+  #refuse(
+    direction: DmaDirection,
+    iova: Iova,
+    length: number,
+    reason: FaultReason,
+    slot?: KeySlot,
+  ): never {
+    throw this.#aborted(direction, iova, length, reason, slot);
   }
 
-  /** Records the fault; answers what the device may know of it. */
-  #aborted(direction: DmaDirection, iova: Iova, length: number, reason: FaultReason): DmaAbort {
+  /**
+   * Records the fault; answers what the device may know of it.
+   * @param slot where the access came so far that one was resolved
+   */
+  #aborted(
+    direction: DmaDirection,
+    iova: Iova,
+    length: number,
+    reason: FaultReason,
+    slot = this.#entry?.slot,
+  ): DmaAbort {
     const entry = this.#entry;
     this.#iommu.faults.record({
       rid: this.rid,
@@ -333,7 +348,8 @@ export class IommuDmaPort implements DmaPort {
       reason,
       domain: entry?.domain.id,
       vm: entry?.vm,
-      slot: entry?.slot,
+      slot,
+      generation: slot === undefined ? undefined : this.#iommu.slots.generation(slot),
     });
     return new DmaAbort(direction, iova, length, reason);
   }

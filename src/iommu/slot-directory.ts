@@ -12,4 +12,6 @@ export interface SlotDirectory {
   use(slot: KeySlot): SlotUse;
   /** The VM that a slot is bound to. */
   vm(slot: KeySlot): VmId | undefined;
+  /** Counts the keys that a slot has had; 0 where it never had one. */
+  generation(slot: KeySlot): number;
 }

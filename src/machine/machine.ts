@@ -4,6 +4,8 @@ import { IdentityDomain } from '../iommu/domain.ts';
 import { Iommu } from '../iommu/iommu.ts';
 import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
 import { type KeySlot, keySlot } from '../keys/key-slot.ts';
+import { KeylessSlots } from '../keys/keyless-slots.ts';
+import type { KeyOptions } from '../keys/slot-keeper.ts';
 import { type VmId, vmId } from '../keys/vm-id.ts';
 import { MemoryError } from '../memory/guest-memory.ts';
 import { MemoryController } from '../memory/memory-controller.ts';
@@ -22,6 +24,7 @@ import type { VirtualMachine } from '../vm/virtual-machine.ts';
 import { functionPlaces, imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
 import { plainRegions, sealedRegions } from './guest-ram.ts';
 import type { Instrument } from './instrument.ts';
+import { KeySlots } from './key-slots.ts';
 import { RunDirectory } from './run-directory.ts';
 import { SlotRegister } from './slot-register.ts';
 
@@ -80,7 +83,10 @@ export class Machine implements AsyncDisposable {
   readonly vm: VmId = VM;
   /** The VM's own slot, active. */
   readonly slot: KeySlot = SLOT;
+  /** What the IOMMU goes by: descriptions of slots, as {@link keys} keeps them. */
   readonly slots: SlotRegister;
+  /** Every step of a slot's life: keys made or loaded, bound, rotated, revoked, destroyed. */
+  readonly keys: KeySlots;
   readonly iommu: Iommu;
   readonly bytes: number;
   /** Undefined where memory is plain. */
@@ -102,7 +108,7 @@ export class Machine implements AsyncDisposable {
   private constructor(
     options: MachineOptions,
     run: RunDirectory,
-    slots: SlotRegister,
+    { slots, keys }: { readonly slots: SlotRegister; readonly keys: KeySlots },
     memory: { controller: MemoryController; ram: SealedRam; lost: AbortSignal } | undefined,
   ) {
     this.#parts = options.parts;
@@ -110,6 +116,7 @@ export class Machine implements AsyncDisposable {
     this.#log = options.log ?? ((message) => process.stderr.write(`${message}\n`));
     this.bytes = options.bytes;
     this.slots = slots;
+    this.keys = keys;
     this.iommu = new Iommu(slots);
     this.sealed = memory?.ram;
     this.controller = memory?.controller;
@@ -145,9 +152,9 @@ export class Machine implements AsyncDisposable {
     const run = RunDirectory.create();
     const slots = new SlotRegister();
     if (options.memory === 'plain') {
-      const keyBits = options.keyBits ?? 256;
-      slots.enter({ slot: SLOT, state: 'active', vm: VM, generation: 1, keyBits });
-      return new Machine(options, run, slots, undefined);
+      const keys = new KeySlots(slots, new KeylessSlots());
+      await fillSlot(keys, SLOT, { vm: VM, keyBits: options.keyBits });
+      return new Machine(options, run, { slots, keys }, undefined);
     }
     const log = options.log ?? ((message: string) => process.stderr.write(`${message}\n`));
     let controller: MemoryController | undefined;
@@ -158,10 +165,11 @@ export class Machine implements AsyncDisposable {
         onFailure: (message) => log(`memory controller: ${message}`),
         onLost: (error) => lost.abort(error),
       });
-      slots.enter(await controller.generateKey(SLOT, VM, options.keyBits));
+      const keys = new KeySlots(slots, controller.keys);
+      await fillSlot(keys, SLOT, { vm: VM, keyBits: options.keyBits });
       const { bytes } = options;
       const ram = await SealedRam.create(controller, { name: 'vm1', vm: VM, slot: SLOT, bytes });
-      return new Machine(options, run, slots, { controller, ram, lost: lost.signal });
+      return new Machine(options, run, { slots, keys }, { controller, ram, lost: lost.signal });
     } catch (error) {
       await controller?.stop();
       run[Symbol.dispose]();
@@ -191,11 +199,7 @@ export class Machine implements AsyncDisposable {
     if (this.slots.use(slot) !== 'empty') {
       throw new MemoryError(`expected an empty key slot, got slot ${slot}, which is taken`);
     }
-    this.slots.enter(
-      this.controller === undefined
-        ? { slot, state: 'active', vm, generation: 1, keyBits }
-        : await this.controller.generateKey(slot, vm, keyBits),
-    );
+    await fillSlot(this.keys, slot, { vm, keyBits });
   }
 
   /**
@@ -329,4 +333,10 @@ export class Machine implements AsyncDisposable {
       image: imageWithVirtioIommu(parts.kernel, options.image),
     };
   }
+}
+
+/** An empty slot gets a random key and serves. */
+async function fillSlot(keys: KeySlots, slot: KeySlot, options: KeyOptions): Promise<void> {
+  await keys.generate(slot, options);
+  await keys.activate(slot);
 }

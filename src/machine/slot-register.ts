@@ -27,6 +27,17 @@ export class SlotRegister implements SlotDirectory {
     return this.#slots[slot]?.vm;
   }
 
+  generation(slot: KeySlot): number {
+    return this.#slots[slot]?.generation ?? 0;
+  }
+
+  /** The slots that are not empty, in order. */
+  list(): SlotDescription[] {
+    return this.#slots.filter(
+      (each) => each !== undefined && each.state !== 'empty',
+    ) as SlotDescription[];
+  }
+
   describe(slot: KeySlot): SlotDescription {
     const none = {
       slot,

@@ -12,6 +12,7 @@ const fault = {
   domain: 1,
   vm: undefined,
   slot: undefined,
+  generation: undefined,
 } as const;
 
 test('a refused DMA is told in a line, and a flood of them in a bounded number', () => {

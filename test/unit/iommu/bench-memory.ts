@@ -31,7 +31,10 @@ export function nativeMemory(bytes: number): { memory: PlainMemory; bytes: Uint8
   return { memory, bytes: viewOfAddress(base, bytes) };
 }
 
-/** Slot 1 is VM 1's and active, slot 2 is VM 2's and active, slot 3 is VM 1's and revoked. */
+/**
+ * Slot 1 is VM 1's and active, slot 2 is VM 2's and active, slot 3 is VM 1's and revoked; their keys are of
+ * generation 10, 20 and 30.
+ */
 export class FourSlots implements SlotDirectory {
   use(slot: KeySlot): SlotUse {
     return slot === 1 || slot === 2 ? 'active' : slot === 3 ? 'not-active' : 'empty';
@@ -39,5 +42,9 @@ export class FourSlots implements SlotDirectory {
 
   vm(slot: KeySlot): VmId | undefined {
     return slot === 1 || slot === 3 ? vmId(1) : slot === 2 ? vmId(2) : undefined;
+  }
+
+  generation(slot: KeySlot): number {
+    return slot >= 1 && slot <= 3 ? slot * 10 : 0;
   }
 }

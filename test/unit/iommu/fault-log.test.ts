@@ -15,6 +15,7 @@ const fault = {
   domain: 1,
   vm: undefined,
   slot: undefined,
+  generation: undefined,
 } as const;
 
 test('the log keeps the newest records, numbers all, and says what it dropped', () => {

@@ -6,7 +6,15 @@ import { parseRequesterId } from '../../../../src/pci/requester-id.ts';
 
 function fault(reason: FaultReason, direction: 'read' | 'write', iova: Iova): FaultRecord {
   const rid = parseRequesterId('0001:00:04.0');
-  const rest = { sequence: 1, time: 0, domain: 1, vm: undefined, slot: undefined, length: 4 };
+  const rest = {
+    sequence: 1,
+    time: 0,
+    domain: 1,
+    vm: undefined,
+    slot: undefined,
+    generation: undefined,
+    length: 4,
+  };
   return { rid, reason, direction, iova, ...rest };
 }
 

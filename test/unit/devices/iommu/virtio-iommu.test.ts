@@ -311,7 +311,13 @@ describe('the event queue', () => {
       length: 1,
       reason: 'unmapped',
     } as const;
-    iommu.faults.record({ ...record, domain: undefined, vm: undefined, slot: undefined });
+    iommu.faults.record({
+      ...record,
+      domain: undefined,
+      vm: undefined,
+      slot: undefined,
+      generation: undefined,
+    });
     expect(reports()).toEqual([]);
     ask(bytesOf.attach(1, first));
     expect(() => reach(0)).toThrow();

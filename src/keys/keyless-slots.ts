@@ -1,0 +1,98 @@
+import type { KeySlot } from './key-slot.ts';
+import type {
+  KeyOptions,
+  RotateOptions,
+  RotationListener,
+  RotationProgress,
+  SlotKeeper,
+} from './slot-keeper.ts';
+import {
+  checkKeyBits,
+  KeySlotError,
+  type SlotDescription,
+  SlotLifecycle,
+} from './slot-lifecycle.ts';
+import type { VmId } from './vm-id.ts';
+
+/**
+ * Slots where memory is plain: they have states, VMs and generations, which the IOMMU checks, and no keys,
+ * for nothing is encrypted. A rotation is over as soon as it is asked for.
+ */
+export class KeylessSlots implements SlotKeeper {
+  readonly #life = new SlotLifecycle();
+  readonly #listeners = new Set<RotationListener>();
+
+  async generate(slot: KeySlot, { vm, keyBits = 256 }: KeyOptions = {}): Promise<SlotDescription> {
+    this.#life.fill('generate', slot, { vm, keyBits: checkKeyBits(keyBits) });
+    return this.#life.describe(slot);
+  }
+
+  /** Always rejects: a key that nobody uses is better left where it is. */
+  async load(slot: KeySlot): Promise<SlotDescription> {
+    throw noKeys(slot);
+  }
+
+  async bind(slot: KeySlot, vm: VmId): Promise<SlotDescription> {
+    this.#life.bind(slot, vm);
+    return this.#life.describe(slot);
+  }
+
+  async activate(slot: KeySlot): Promise<SlotDescription> {
+    this.#life.activate(slot);
+    return this.#life.describe(slot);
+  }
+
+  async rotate(
+    slot: KeySlot,
+    { descriptor, keyBits }: RotateOptions = {},
+  ): Promise<SlotDescription> {
+    if (descriptor !== undefined) throw noKeys(slot);
+    this.#life.rotate(slot, checkKeyBits(keyBits ?? this.#life.describe(slot).keyBits ?? 256));
+    this.#life.finish(slot);
+    const described = this.#life.describe(slot);
+    const nothing = { pages: 0, passedPages: 0, movedPages: 0 };
+    const { generation } = described;
+    for (const listener of this.#listeners) {
+      listener({ slot, generation, state: 'done', ...nothing }, described);
+    }
+    return described;
+  }
+
+  async pause(slot: KeySlot): Promise<RotationProgress> {
+    throw this.#notRotating(slot);
+  }
+
+  async resume(slot: KeySlot): Promise<RotationProgress> {
+    throw this.#notRotating(slot);
+  }
+
+  async revoke(slot: KeySlot): Promise<SlotDescription> {
+    this.#life.revoke(slot);
+    return this.#life.describe(slot);
+  }
+
+  async destroy(slot: KeySlot): Promise<SlotDescription> {
+    this.#life.destroy(slot);
+    return this.#life.describe(slot);
+  }
+
+  onRotation(listener: RotationListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  #notRotating(slot: KeySlot): KeySlotError {
+    const { state } = this.#life.describe(slot);
+    return new KeySlotError(
+      slot,
+      `expected a slot that is being rotated, got one that is ${state}`,
+    );
+  }
+}
+
+function noKeys(slot: KeySlot): KeySlotError {
+  return new KeySlotError(
+    slot,
+    'expected sealed memory to load a key for, got plain memory, which uses none: generate it',
+  );
+}
