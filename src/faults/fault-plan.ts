@@ -30,7 +30,7 @@ export interface FaultHandle {
   readonly struck: number;
   /**
    * It strikes no more, and what it left in effect ends: a function that was removed is plugged in again, one
-   * that is stalled goes on, bits that are stuck come loose. What it has delayed still comes.
+   * that is stalled is reset, bits that are stuck come loose. What it has put off still comes.
    */
   disarm(): void;
 }

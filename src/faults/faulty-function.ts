@@ -125,9 +125,12 @@ export class FaultyFunction implements PciEndpoint, FunctionHost {
     this.#link?.place?.setPresent(false);
   }
 
+  /** The device's code was told that a reset had ended its work (HaltAbort): now there is one. */
   heal(): void {
+    if (this.#halted === undefined) return;
     if (this.#halted === 'removed') this.#link?.place?.setPresent(true);
     this.#halt(undefined);
+    this.resetFromOutside('device');
   }
 
   #halt(halted: Halt | undefined): void {

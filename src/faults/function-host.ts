@@ -12,6 +12,6 @@ export interface FunctionHost {
   stall(): void;
   /** It is not there until it is healed. */
   remove(): void;
-  /** Ends {@link stall} or {@link remove}; does nothing where it is neither. */
+  /** Ends {@link stall} or {@link remove} with a reset; does nothing where it is neither. */
   heal(): void;
 }
