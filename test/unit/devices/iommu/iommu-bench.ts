@@ -62,5 +62,5 @@ export function setUp(options: { features?: readonly number[]; mappingsMax?: num
   const serve = (readable: Uint8Array, writable = 4) => handler.serve(readable, writable)?.slice();
   /** The status of a request of four reply bytes. */
   const ask = (readable: Uint8Array) => serve(readable)?.[0];
-  return { iommu, domains, ports, serve, ask, memory: native.bytes };
+  return { iommu, domains, ports, handler, serve, ask, memory: native.bytes };
 }
