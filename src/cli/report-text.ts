@@ -13,7 +13,7 @@ type Section = readonly [label: string, lines: readonly string[]];
 /** A report for people: a block a function, a line a finding, and nothing where nothing was found. */
 export function reportText(report: TraceReport): string {
   const { header, events, dropped, cut, ns, functions, mappings } = report;
-  const head = [`${number(events)} events in ${seconds(ns)}, ${header.memory} memory`];
+  const head = [`${count(events, 'event')} in ${seconds(ns)}, ${header.memory} memory`];
   if (dropped > 0) head.push(`${number(dropped)} more found no room and are not looked at`);
   if (cut) head.push('The trace was cut short: what came after is not known.');
   const blocks = functions.map((one) => block(`${one.rid} ${one.name}`.trim(), sections(one)));
@@ -31,7 +31,7 @@ function block(title: string, all: readonly Section[]): string {
 }
 
 function sections(one: FunctionReport): Section[] {
-  const { dma, dmaAfterReset, interrupts, deviceErrors } = one;
+  const { dmaAfterReset, interrupts, deviceErrors } = one;
   return [
     ['registers', registerLines(one.registers)],
     [
@@ -51,15 +51,7 @@ function sections(one: FunctionReport): Section[] {
       }),
     ],
     ['idle doorbells', one.doorbellsWithoutWork.map(doorbellLine)],
-    [
-      'DMA',
-      dma.reads + dma.writes === 0
-        ? []
-        : [
-            `${count(dma.reads, 'read')} of ${bytes(dma.readBytes)}, ` +
-              `${count(dma.writes, 'write')} of ${bytes(dma.writtenBytes)}`,
-          ],
-    ],
+    ['DMA', dmaLines(one)],
     [
       'DMA after reset',
       dmaAfterReset.examples.map(
@@ -85,6 +77,18 @@ function sections(one: FunctionReport): Section[] {
     ],
     ['injected', tally(one.injected)],
   ];
+}
+
+function dmaLines({ dma, interrupts, registers, refusedDma }: FunctionReport): string[] {
+  if (dma.reads + dma.writes > 0) {
+    return [
+      `${count(dma.reads, 'read')} of ${bytes(dma.readBytes)}, ` +
+        `${count(dma.writes, 'write')} of ${bytes(dma.writtenBytes)}`,
+    ];
+  }
+  const silent = refusedDma.length === 0 && interruptLines(interrupts).length === 0;
+  const written = registers.some(({ writes }) => writes > 0);
+  return silent && written ? ['none, and no interrupt, whatever was written'] : [];
 }
 
 function registerLines(registers: readonly RegisterUse[]): string[] {
