@@ -54,7 +54,7 @@ export async function makeDevices(
   };
   const made = [];
   for (const choice of choices) {
-    const endpoint = choice.source === 'edu' ? new Edu() : await fromModule(choice);
+    const endpoint = new (await deviceClass(choice))();
     made.push({ rid: choice.rid ?? place(), endpoint });
   }
   return made;
@@ -62,7 +62,9 @@ export async function makeDevices(
 
 type FunctionClass = new () => PciFunction;
 
-async function fromModule({ source, exportName }: DeviceChoice): Promise<PciFunction> {
+/** @throws Error where a module has no such class */
+export async function deviceClass({ source, exportName }: DeviceChoice): Promise<FunctionClass> {
+  if (source === 'edu') return Edu;
   const path = resolve(source);
   if (!existsSync(path)) {
     throw new Error(`expected a device, 'edu' or a TypeScript file, got ${source}: no such file`);
@@ -78,7 +80,7 @@ async function fromModule({ source, exportName }: DeviceChoice): Promise<PciFunc
         `got: ${there}. Name one as ${source}#NAME`,
     );
   }
-  return new found();
+  return found;
 }
 
 function isFunctionClass(value: unknown): value is FunctionClass {
