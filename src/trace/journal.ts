@@ -6,7 +6,7 @@ import { type TraceWriter, traceLine } from './trace-writer.ts';
 /** Recorded things that wait to be written: so many, or so many bytes of data, or so long. */
 const WAITING_MAX = 256;
 const WAITING_BYTES_MAX = 1024 * 1024;
-const WAITING_MS_MAX = 100;
+const WAITING_MS_MAX = 20;
 
 // Taken now, for tests may put a clock of their own in their place.
 const now = performance.now.bind(performance);
