@@ -23,6 +23,15 @@ class Worker extends PciFunction {
     done: ro32(DONE),
   });
 
+  get gated(): boolean {
+    return this.completionPoint?.gate !== undefined;
+  }
+
+  /** What the device's specification calls a reset. */
+  restart(): void {
+    this.endWork();
+  }
+
   #done(work: number): void {
     this.complete(() => {
       if (work > 7) throw new Error('the device has a bug');
@@ -49,8 +58,9 @@ function bench() {
 
 describe('what a device passes to complete()', () => {
   it('comes as it is said where no completion fault is armed', () => {
-    const { plan, work, link } = bench();
+    const { plan, work, link, device } = bench();
     plan.arm('interrupt.lose', { nth: 99 });
+    expect(device.gated).toBe(false);
     expect(work(1, 2, 3)).toEqual([1, 2, 3]);
     expect(link.read(DONE)).toBe(3);
   });
@@ -98,6 +108,15 @@ describe('what a device passes to complete()', () => {
     expect(work(3)).toEqual([3]);
   });
 
+  it('still comes after the next where the fault is disarmed meanwhile', () => {
+    const { plan, work, device } = bench();
+    const reorder = plan.arm('completion.reorder', { nth: 1 });
+    expect(work(1)).toEqual([]);
+    reorder.disarm();
+    expect(work(2, 3)).toEqual([2, 1, 3]);
+    expect(device.gated).toBe(false);
+  });
+
   it('is overtaken by none that is dropped or held back itself', () => {
     const { plan, work } = bench();
     plan.arm('completion.reorder', { nth: 1 });
@@ -109,15 +128,26 @@ describe('what a device passes to complete()', () => {
   it.each(['completion.delay', 'completion.duplicate', 'completion.reorder'] as const)(
     'that waits (%s) does not come after a reset',
     (name) => {
-      const { plan, work, later, endpoint, link } = bench();
-      plan.arm(name, { nth: 1, ms: 5 });
+      const { plan, work, later, endpoint, link, device } = bench();
+      const fault = plan.arm(name, { nth: 1, ms: 5 });
       work(1);
       endpoint.reset('function-level');
+      fault.disarm();
+      expect(device.gated).toBe(false);
       expect(later(1000)).toEqual([]);
       expect(work(2)).toEqual([2]);
       expect(link.read(DONE)).toBe(2);
     },
   );
+
+  it('that waits does not come after a reset that the device makes by itself', () => {
+    const { plan, work, later, device, link } = bench();
+    plan.arm('completion.delay', { nth: 1, ms: 5 });
+    work(1);
+    device.restart();
+    expect(later(1000)).toEqual([]);
+    expect(link.read(DONE)).toBe(0);
+  });
 
   it('of a device with a bug fails the device, late as well, and nobody else', () => {
     const { plan, work, later, device, link } = bench();
@@ -225,7 +255,8 @@ describe('a used buffer of virtio', () => {
   function echo(features: readonly number[] = [VERSION_1]) {
     const clock = new ManualClock();
     const plan = new FaultPlan({ seed: 1, clock });
-    const bench = new VirtioBench(new Echo(), {}, (device) => plan.around(device, RID));
+    const device = new Echo();
+    const bench = new VirtioBench(device, {}, (inner) => plan.around(inner, RID));
     bench.negotiate(features);
     const queue = new DriverQueue(bench, { size: 4, features, vector: 0 });
     bench.ready();
@@ -237,7 +268,7 @@ describe('a used buffer of virtio', () => {
       return pending.serial;
     };
     const came = () => queue.reap().map(({ pending }) => pending.serial);
-    return { plan, clock, bench, queue, ask, came };
+    return { plan, clock, bench, device, queue, ask, came };
   }
 
   it('is dropped, and the queue goes on', () => {
@@ -281,6 +312,29 @@ describe('a used buffer of virtio', () => {
     clock.advance(4 * MS);
     expect(() => queue.reap()).toThrow('head 0 came back and was not under way');
     expect(bench.status & 64).toBe(0);
+  });
+
+  it('that comes once more beside a whole ring of others is shown apart from them', async () => {
+    const { plan, clock, ask, bench, queue, device } = echo();
+    plan.arm('completion.duplicate', { nth: 1, ms: 4 });
+    ask(1);
+    queue.reap();
+    let put = 0;
+    const { promise } = Promise.withResolvers<void>();
+    device.onQueueOf = async (it) => {
+      for (let chain = it.take(); chain; chain = it.take()) {
+        it.put(chain);
+        put++;
+      }
+      await promise;
+    };
+    for (let n = 0; n < 4; n++) queue.add([{ address: 0x2000, length: 1 }], []);
+    queue.kick();
+    expect(put).toBe(4);
+    clock.advance(4 * MS);
+    expect(device.failed).toBeUndefined();
+    expect(bench.faults).toEqual([]);
+    expect(bench.memory[queue.used + 2]).toBe(6);
   });
 
   it('that is late does not come after the driver has reset the device', () => {

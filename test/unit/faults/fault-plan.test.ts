@@ -165,13 +165,14 @@ describe('the seed', () => {
     expect(elsewhere.length).toBeGreaterThan(0);
   });
 
-  it('gives two faults of one kind each their own', () => {
+  it('gives each armed fault and each function chances of its own', () => {
     const plan = new FaultPlan({ seed: 5 });
-    const one = plan.arm('interrupt.lose', { rate: 0.3, times: 50 });
-    const other = plan.arm('interrupt.lose', { rate: 0.3 });
-    arriving(plan, 400);
-    expect(one.struck).toBe(50);
-    expect(other.struck).toBeGreaterThan(50);
+    plan.arm('interrupt.lose', { rate: 0.3 });
+    const double = plan.arm('interrupt.double', { rate: 0.3 });
+    const here = arriving(plan, 400);
+    // Were their chances the same, the first would have taken each occasion.
+    expect(double.struck).toBeGreaterThan(50);
+    expect(arriving(plan, 400, OTHER)).not.toEqual(here);
   });
 
   it('is random where none is given, and of 32 bits', () => {

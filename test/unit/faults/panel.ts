@@ -53,6 +53,10 @@ export class Panel extends PciFunction {
     this.interrupt.raise();
   }
 
+  quiet(): void {
+    this.interrupt.lower();
+  }
+
   protected override onReset(cause: string): void {
     this.log.push(`reset: ${cause}`);
   }

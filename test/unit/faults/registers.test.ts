@@ -4,6 +4,7 @@ import { Edu } from '../../../src/devices/edu/edu.ts';
 import { FaultPlan } from '../../../src/faults/index.ts';
 import { ManualClock } from '../../../src/pci/index.ts';
 import { Bench } from '../pci/bench.ts';
+import { Echo } from '../virtio/echo.ts';
 import { faultBench, RID, told } from './bench.ts';
 import { AT, Panel } from './panel.ts';
 
@@ -112,10 +113,27 @@ describe('register.stuck', () => {
   it('comes loose when it is disarmed', () => {
     const { plan, link } = faultBench(new Panel());
     const stuck = plan.arm('register.stuck', { every: 1, register: 'status', value: 5 });
-    expect(link.read(AT.status)).toBe(5);
+    plan.arm('device.stall', { rate: 0 });
+    for (let n = 0; n < 3; n++) expect(link.read(AT.status)).toBe(5);
     stuck.disarm();
     expect(link.read(AT.status)).toBe(0xa5a5_0001);
     expect(stuck.struck).toBe(1);
+  });
+
+  it('is one of its BAR, and no other', () => {
+    const { plan, link } = faultBench(new Echo());
+    plan.arm('register.stuck', { nth: 1, register: 'count', value: 7 });
+    expect([link.read(12, 4, 1), link.read(12, 4, 0), link.read(0, 4, 1)]).toEqual([
+      ...[7, 0, 0x5566_7788],
+    ]);
+  });
+
+  it('leaves the bytes of who writes as they are', () => {
+    const { plan, link } = faultBench(new Panel());
+    plan.arm('register.stuck', { nth: 1, register: 'rows[0]', value: 0 });
+    const bytes = Uint8Array.of(1, 2, 3, 4);
+    link.writeBytes(AT.rows, bytes);
+    expect([...bytes]).toEqual([1, 2, 3, 4]);
   });
 
   it('counts accesses to that register alone, in whatever part', () => {
@@ -225,6 +243,35 @@ describe('device.stall', () => {
     expect(interrupts.messages).toEqual([]);
     expect(link.read(0x98) & 1).toBe(1);
     expect(device.failed).toBeUndefined();
+  });
+
+  it('ends a completion alone too, and keeps the status that was', () => {
+    const clock = new ManualClock();
+    const { plan, link, interrupts } = faultBench(new Edu({ clock, delayNs: 1000 }));
+    interrupts.mode = 'msi';
+    link.write(0x20, 0x80);
+    link.write(0x08, 5);
+    plan.arm('device.stall', { nth: 1 });
+    link.write(0x04, 1);
+    clock.advance(1e9);
+    expect([link.read(0x20), link.read(0x08)]).toEqual([0x81, 5]);
+    expect(interrupts.messages).toEqual([]);
+  });
+
+  it('raises no interrupt, and lowers the one that is up where the device does', () => {
+    const device = new Panel();
+    const { plan, link, interrupts } = faultBench(device);
+    interrupts.mode = 'intx';
+    device.ring();
+    plan.arm('device.stall', { nth: 1 });
+    link.write(AT.doorbell, 1);
+    expect(interrupts.level).toBe(true);
+    device.quiet();
+    device.ring();
+    expect(interrupts.level).toBe(false);
+    interrupts.mode = 'msi-x';
+    device.ring();
+    expect(interrupts.messages).toEqual([]);
   });
 
   it('is over with a reset of the function', () => {
