@@ -6,6 +6,7 @@ import type { Machine } from '../machine/machine.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import type { Trace } from '../trace/trace.ts';
 import { SourceBuildError } from '../vm/driver-build.ts';
+import { shownPath } from '../vm/shown-path.ts';
 import { dropEvidence, keepEvidence, repeatLine, type TestPlace } from './evidence.ts';
 import { noDevice, Rig } from './rig.ts';
 import type { TestGuest } from './test-guest.ts';
@@ -116,25 +117,17 @@ async function conclude(
   task: Outcome,
   waiting: readonly string[],
 ): Promise<void> {
-  const found = await rig.finish();
-  const errors = task.result?.state === 'fail' ? (task.result.errors ?? []) : [];
-  if (found.length === 0 && errors.length === 0) {
+  const own = task.result?.state === 'fail' ? (task.result.errors ?? []) : [];
+  const found = await rig.finish(own);
+  if (found.length === 0 && own.length === 0) {
     dropEvidence(place);
     return;
   }
   if (task.fails && found.length === 0) return;
-  const words = kept(rig, place);
-  const lastOwn = errors.at(-1);
-  if (lastOwn !== undefined) {
-    const when =
-      waiting.length === 0 ? '' : `\nWhen its time was up it waited for ${waiting.join(', ')}.`;
-    addTo(lastOwn, `${when}\n${words}`);
-  }
-  for (const [index, error] of found.entries()) {
-    if (lastOwn === undefined && index === found.length - 1) addTo(error, `\n${words}`);
-    // No line of the test is to blame: without frames vitest shows none.
-    if (error.stack !== undefined) error.stack = `${error.name}: ${error.message}`;
-  }
+  const when =
+    waiting.length === 0 ? '' : `When its time was up it waited for ${waiting.join(', ')}.\n`;
+  const last = own.at(-1) ?? found.at(-1);
+  if (last !== undefined) addTo(last, `\n${when}${kept(rig, place)}`);
   if (found.length === 1) throw found[0];
   if (found.length > 1) throw new AggregateError(found);
 }
@@ -144,7 +137,7 @@ function kept(rig: Rig, place: TestPlace): string {
   const repeat = `Repeat it: ${repeatLine(place, evidence.seed)}`;
   try {
     const { directory, files } = keepEvidence(place, evidence);
-    return `Kept in ${directory}: ${files.join(', ')}\n${repeat}`;
+    return `Kept in ${shownPath(directory)}: ${files.join(', ')}\n${repeat}`;
   } catch (error) {
     return `Nothing could be kept of it: ${error}\n${repeat}`;
   }

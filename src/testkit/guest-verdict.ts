@@ -9,6 +9,10 @@ export class GuestComplaintError extends VmError {
   override readonly name = 'GuestComplaintError';
   readonly complaints: readonly KernelComplaint[];
 
+  get onlyPanic(): boolean {
+    return this.complaints.every(({ kind }) => kind === 'panic');
+  }
+
   constructor(complaints: readonly KernelComplaint[]) {
     const shown = complaints.slice(0, complaintsShown);
     const more = complaints.length - shown.length;
@@ -19,12 +23,16 @@ export class GuestComplaintError extends VmError {
         'A test that expects one says so: guest.allowComplaints(/…/)',
     );
     this.complaints = complaints;
+    // No line of the test is to blame: without frames vitest shows none.
+    this.stack = `${this.name}: ${this.message}`;
   }
 }
 
 export interface GuestAtEnd {
   /** Undefined where none came to be. */
   readonly vm: VirtualMachine | undefined;
+  /** False where it is known that it does not. */
+  readonly answers: boolean;
   /** Where QEMU has ended already. */
   readonly end: MachineEnd | undefined;
   readonly console: string;
@@ -36,25 +44,30 @@ const linesShown = 40;
 const logTimeoutMs = 5000;
 
 export class GuestVerdict {
-  readonly errors: readonly Error[];
+  /** What its kernel complained of; undefined where there is nothing. */
+  readonly complaint: GuestComplaintError | undefined;
+  /** That it is not there any more, or hangs: news where the test did not see it. */
+  readonly lost: Error | undefined;
   /** Undefined where the guest did not tell it any more. */
   readonly kernelLog: string | undefined;
 
-  private constructor(errors: readonly Error[], kernelLog: string | undefined) {
-    this.errors = errors;
-    this.kernelLog = kernelLog;
+  private constructor(fields: Pick<GuestVerdict, 'complaint' | 'lost' | 'kernelLog'>) {
+    this.complaint = fields.complaint;
+    this.lost = fields.lost;
+    this.kernelLog = fields.kernelLog;
   }
 
   /** Asks a guest that is still there for its log. */
-  static async of({ vm, end, console, allowed }: GuestAtEnd): Promise<GuestVerdict> {
-    const answer = vm === undefined || end !== undefined ? undefined : await lastLog(vm);
-    const errors: Error[] = [];
-    const complaints = unexpected(console, answer?.log, allowed);
-    if (complaints.length > 0) errors.push(new GuestComplaintError(complaints));
-    if (answer?.failure !== undefined) errors.push(answer.failure);
-    // A panic is a complaint; a guest that powered itself off may have been told to.
-    if (end?.kind === 'failed') errors.push(end.error);
-    return new GuestVerdict(errors, answer?.log);
+  static async of({ vm, answers, end, console, allowed }: GuestAtEnd): Promise<GuestVerdict> {
+    const asked = vm !== undefined && end === undefined;
+    const answer: LastLog = !asked ? {} : answers ? await lastLog(vm) : { failure: hangs(vm) };
+    const complaints = unexpected(console, answer.log, allowed);
+    return new GuestVerdict({
+      complaint: complaints.length === 0 ? undefined : new GuestComplaintError(complaints),
+      // A panic is a complaint; a guest that powered itself off may have been told to.
+      lost: end?.kind === 'failed' ? end.error : answer.failure,
+      kernelLog: answer.log,
+    });
   }
 }
 
@@ -72,23 +85,28 @@ function unexpected(
   );
 }
 
-async function lastLog(
-  vm: VirtualMachine,
-): Promise<{ readonly log?: string; readonly failure?: Error }> {
+/** The kernel's log, or why there is none; neither of a guest that has panicked meanwhile. */
+interface LastLog {
+  readonly log?: string;
+  readonly failure?: Error;
+}
+
+async function lastLog(vm: VirtualMachine): Promise<LastLog> {
   try {
     const { exitCode, ended, stdout } = await vm.exec(['dmesg'], { timeoutMs: logTimeoutMs });
     if (exitCode === 0) return { log: stdout.toString('utf8') };
     if (ended === 'panicked') return {};
-    return {
-      failure: new VmError(
-        `expected the guest to answer at the end of the test, got none within ` +
-          `${logTimeoutMs / 1000} s: its kernel hangs. The console's last lines:\n` +
-          indent(vm.console.lastLines()),
-      ),
-    };
+    return { failure: hangs(vm) };
   } catch (error) {
     return { failure: error instanceof Error ? error : new VmError(String(error)) };
   }
+}
+
+function hangs(vm: VirtualMachine): VmError {
+  return new VmError(
+    'expected the guest to answer at the end of the test, got nothing: its kernel hangs. ' +
+      `The console's last lines:\n${indent(vm.console.lastLines())}`,
+  );
 }
 
 function kinds(complaints: readonly KernelComplaint[]): string {

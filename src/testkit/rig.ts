@@ -40,6 +40,12 @@ import { warnOnce } from './warnings.ts';
 const traceEventsMax = 200_000;
 const logBytesMax = 1 << 20;
 
+/** As vitest has it of a test. */
+export interface SeenError {
+  readonly name?: string | undefined;
+  readonly message: string;
+}
+
 /** A device in its place. */
 interface Plug extends DevicePlace {
   readonly endpoint: PciEndpoint;
@@ -67,6 +73,7 @@ export class Rig {
   #vmEnd: MachineEnd | undefined;
   #ready: TestGuest | undefined;
   #qemu: string | undefined;
+  #kernelLog: string | undefined;
 
   /** @param signal ends what is still to come, such as a boot @throws TypeError, RangeError */
   constructor(options: DriverTestOptions, place: TestPlace, signal: AbortSignal) {
@@ -118,26 +125,28 @@ export class Rig {
 
   /**
    * Ends all of it.
-   * @returns what was wrong that the test's own body need not have seen
+   * @param seen what the test has failed with so far
+   * @returns what else was wrong, and was not seen yet
    */
-  async finish(): Promise<Error[]> {
+  async finish(seen: readonly SeenError[]): Promise<Error[]> {
     this.#over.abort(new Error('the test is over'));
-    const errors: Error[] = [];
     await this.#guest?.catch(() => {}); // whoever awaited it saw it
-    const verdict = await this.#verdict();
-    errors.push(...verdict.errors);
-    this.#kernelLog = verdict.kernelLog;
-    errors.push(...this.#brokenDevices());
+    const { complaint, lost, kernelLog } = await this.#verdict();
+    this.#kernelLog = kernelLog;
+    const errors = [...this.#brokenDevices()];
+    const panicSeen = seen.some(({ name }) => name === 'GuestPanicError');
+    if (complaint !== undefined && !(panicSeen && complaint.onlyPanic)) errors.push(complaint);
+    // Else the test has failed by it.
+    if (lost !== undefined && seen.length === 0) errors.push(lost);
     try {
       const host = await (this.#machine ?? this.#client)?.catch(() => undefined);
       await host?.[Symbol.asyncDispose]();
-    } catch (error) {
-      errors.push(error instanceof Error ? error : new Error(String(error)));
+    } catch (thrown) {
+      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      if (!seen.some(({ message }) => message.includes(error.message))) errors.push(error);
     }
     return errors;
   }
-
-  #kernelLog: string | undefined;
 
   /** After {@link finish}. */
   get evidence(): Evidence {
@@ -247,6 +256,7 @@ export class Rig {
   async #verdict(): Promise<GuestVerdict> {
     return await GuestVerdict.of({
       vm: this.#vm,
+      answers: this.#ready?.answers ?? true,
       end: this.#vmEnd,
       console: this.#console.toString(),
       allowed: this.#ready?.allowedComplaints ?? [],

@@ -46,6 +46,7 @@ export class TestGuest {
   readonly #timeoutMs: number;
   readonly #allowed: RegExp[] = [];
   readonly #running = new Set<string>();
+  #answers = true;
 
   private constructor(
     vm: VirtualMachine,
@@ -60,10 +61,11 @@ export class TestGuest {
       get log() {
         return vm.console.log;
       },
-      expect: (pattern, { timeoutMs = consoleTimeoutMs } = {}) =>
-        this.#during(`the console to say ${pattern}`, () =>
-          vm.console.expect(pattern, { timeoutMs }),
-        ),
+      expect: async (pattern, { timeoutMs = consoleTimeoutMs } = {}) => {
+        const at = calledFrom(this.console.expect);
+        const wait = () => vm.console.expect(pattern, { timeoutMs });
+        return await at.during(this.#during(`the console to say ${pattern}`, wait));
+      },
     };
   }
 
@@ -183,6 +185,11 @@ export class TestGuest {
     return this.#allowed;
   }
 
+  /** False once a command's time was up and nothing else was answered either. */
+  get answers(): boolean {
+    return this.#answers;
+  }
+
   /** What is being waited for now. */
   get waitingFor(): readonly string[] {
     return [...this.#running];
@@ -244,11 +251,11 @@ export class TestGuest {
   }
 
   async #late(wanted: string, timeoutMs: number, result: ExecResult): Promise<VmTimeoutError> {
-    const answers = await this.vm
+    this.#answers = await this.vm
       .exec(['true'], { timeoutMs: answerTimeoutMs })
       .then(({ exitCode }) => exitCode === 0)
       .catch(() => false);
-    const state = answers
+    const state = this.#answers
       ? 'It was killed; the guest answers.'
       : 'The guest answers nothing any more: its kernel hangs.';
     return new VmTimeoutError(

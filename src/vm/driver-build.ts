@@ -23,6 +23,7 @@ import {
   needed,
   programFlags,
 } from './guest-build.ts';
+import { shownPath } from './shown-path.ts';
 import { VmError } from './vm-error.ts';
 
 export interface BuildOptions {
@@ -146,7 +147,7 @@ function moduleSources(source: string): Sources {
   }
   if (!existsSync(join(source, 'Kbuild')) && !existsSync(join(source, 'Makefile'))) {
     throw new VmError(
-      `expected a Kbuild in ${shown(source)}, got none. Name the modules there: obj-m += NAME.o`,
+      `expected a Kbuild in ${shownPath(source)}, got none. Name the modules there: obj-m += NAME.o`,
     );
   }
   const files = readdirSync(source, { recursive: true, encoding: 'utf8' })
@@ -156,7 +157,7 @@ function moduleSources(source: string): Sources {
   if (files.length > filesMax || bytes > bytesMax) {
     throw new VmError(
       `expected at most ${filesMax} files and ${bytesMax >> 20} MiB of sources in ` +
-        `${shown(source)}, got ${files.length} files and ${Math.ceil(bytes / 2 ** 20)} MiB. ` +
+        `${shownPath(source)}, got ${files.length} files and ${Math.ceil(bytes / 2 ** 20)} MiB. ` +
         'Give the folder of the module alone.',
     );
   }
@@ -212,7 +213,7 @@ function buildError(source: string, folder: string, said: string): SourceBuildEr
   const errors = Math.max(1, countMessages(said, 'error'));
   const place = firstErrorPlace(said);
   const many = errors === 1 ? '1 error' : `${errors} errors`;
-  const message = `expected ${shown(source)} to build, got ${many}:\n${placed(said, folder)}`;
+  const message = `expected ${shownPath(source)} to build, got ${many}:\n${placed(said, folder)}`;
   const file = place?.file.replace(folderMark, `${folder}/`);
   return new SourceBuildError(
     message,
@@ -230,17 +231,10 @@ function modulesIn(at: string, source: string): CachedModules['modules'] {
   });
   if (modules.length > 0) return modules;
   throw new VmError(
-    `expected ${shown(source)} to build modules, got none. Name them in its Kbuild: obj-m += NAME.o`,
+    `expected ${shownPath(source)} to build modules, got none. Name them in its Kbuild: obj-m += NAME.o`,
   );
 }
 
 function placed(said: string, folder: string): string {
-  const from = relative(process.cwd(), folder);
-  const path = from.startsWith('..') ? folder : from;
-  return said.replaceAll(folderMark, path === '' ? '' : `${path}/`);
-}
-
-function shown(path: string): string {
-  const from = relative(process.cwd(), path);
-  return from === '' || from.startsWith('..') ? path : from;
+  return said.replaceAll(folderMark, `${shownPath(folder)}/`);
 }

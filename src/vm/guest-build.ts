@@ -21,8 +21,11 @@ export const programFlags = [
   ...['-std=gnu11', '-O2', '-Wall', '-Wextra'],
   ...['-static', '-s', '-pthread', '-ffunction-sections', '-Wl,--gc-sections'],
 ];
-/** Debugging information would be twenty times the code, and be unpacked at every boot. */
-const moduleFlags = ['W=1', 'KCFLAGS=-g0'];
+/**
+ * Debugging information would be twenty times the code, and be unpacked at every boot. A file is called
+ * by its name, not by where it was built: in the kernel's warnings.
+ */
+const moduleFlags = (folder: string) => ['W=1', `KCFLAGS=-g0 -fmacro-prefix-map=${folder}/=`];
 export const buildTimeoutMs = 120_000;
 /** Of one name; older ones are removed. */
 const keptOfEachName = 8;
@@ -95,9 +98,9 @@ export function moduleBuild({ release, build }: KernelPart): ModuleBuild {
   return {
     make: needed('make'),
     arguments: (folder) => {
-      return ['-C', directory, `M=${folder}`, ...variables, ...moduleFlags, 'modules'];
+      return ['-C', directory, `M=${folder}`, ...variables, ...moduleFlags(folder), 'modules'];
     },
-    dependsOn: [release, directory, identity, ...variables, ...moduleFlags],
+    dependsOn: [release, directory, identity, ...variables, ...moduleFlags('')],
   };
 }
 

@@ -42,18 +42,21 @@ const cut = /-+\[ cut here \]-+/;
 const excerptLinesMax = 80;
 /** So many lines may stand between what is said and its call trace. */
 const traceWithin = 30;
+const wordsWithin = 12;
 const last = /---\[ end (trace|Kernel panic)|<\/TASK>/;
 
 /** In the order of the log; what belongs to one is not told again as another. */
 export function kernelComplaints(log: string): KernelComplaint[] {
   const lines = log.split('\n');
   const found: KernelComplaint[] = [];
+  let told = 0;
   for (let at = 0; at < lines.length; at++) {
     const line = withoutTime(lines[at] ?? '');
     const kind = kinds.find(([, words]) => words.test(line))?.[0];
     if (kind === undefined) continue;
     const end = excerptEnd(lines, at);
-    const start = cut.test(lines[at - 1] ?? '') ? at - 1 : at;
+    const start = excerptStart(lines, at, told);
+    told = end;
     found.push({ kind, line, excerpt: lines.slice(start, end).join('\n') });
     at = end - 1;
   }
@@ -63,6 +66,14 @@ export function kernelComplaints(log: string): KernelComplaint[] {
 /** A line of the console, as of `dmesg`, without the time in front. */
 export function withoutTime(line: string): string {
   return line.replace(/\r$/, '').replace(time, '');
+}
+
+/** A warning's own words stand before it, behind a line that says to cut there. */
+function excerptStart(lines: readonly string[], at: number, least: number): number {
+  for (let start = at - 1; start >= Math.max(least, at - wordsWithin); start--) {
+    if (cut.test(lines[start] ?? '')) return start;
+  }
+  return at;
 }
 
 /** Behind the last line that belongs to the complaint: of its call trace, where it has one. */
