@@ -1,5 +1,5 @@
 /** What a guest has to say at the end of its test, and what of it fails the test. */
-import { type KernelComplaint, kernelComplaints } from '../vm/kernel-log.ts';
+import { type KernelComplaint, kernelComplaints, withoutTime } from '../vm/kernel-log.ts';
 import { indent } from '../vm/serial.ts';
 import type { MachineEnd, VirtualMachine } from '../vm/virtual-machine.ts';
 import { VmError } from '../vm/vm-error.ts';
@@ -14,9 +14,9 @@ export class GuestComplaintError extends VmError {
   }
 
   constructor(complaints: readonly KernelComplaint[]) {
-    const shown = complaints.slice(0, complaintsShown);
-    const more = complaints.length - shown.length;
-    const list = shown.map(({ kind, excerpt }) => `${kind}:\n${indent(firstLines(excerpt))}`);
+    const first = complaints.slice(0, complaintsShown);
+    const more = complaints.length - first.length;
+    const list = first.map(({ kind, excerpt }) => `${kind}:\n${indent(shown(excerpt))}`);
     super(
       `expected a guest whose kernel does not complain, got ${kinds(complaints)}.\n` +
         `${list.join('\n')}${more > 0 ? `\nand ${more} more` : ''}\n` +
@@ -117,8 +117,12 @@ function kinds(complaints: readonly KernelComplaint[]): string {
     .join(', ');
 }
 
-function firstLines(text: string): string {
-  const lines = text.split('\n');
-  if (lines.length <= linesShown) return text;
-  return [...lines.slice(0, linesShown), `(${lines.length - linesShown} more lines)`].join('\n');
+/** Without registers and code: they are in the evidence. */
+function shown(excerpt: string): string {
+  const lines = excerpt.split('\n').filter((line) => !forMachines.test(withoutTime(line)));
+  const more = lines.length - linesShown;
+  return [...lines.slice(0, linesShown), ...(more > 0 ? [`(${more} more lines)`] : [])].join('\n');
 }
+
+const forMachines =
+  /^(Code:|RSP:|R[ABD][XIP]:|R\d\d:|FS:|CS:|CR\d:|DR\d:|PKRU:|Tainted: \[|Hardware name:)/;
