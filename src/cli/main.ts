@@ -5,7 +5,9 @@ import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { faultsCommand } from './commands/faults.ts';
 import { imageCommand } from './commands/image.ts';
+import { initCommand } from './commands/init.ts';
 import { perfettoCommand } from './commands/perfetto.ts';
+import { replayCommand } from './commands/replay.ts';
 import { reportCommand } from './commands/report.ts';
 import { runCommand } from './commands/run.ts';
 import { setupCommand } from './commands/setup.ts';
@@ -25,8 +27,8 @@ const program = new Command('sealbus')
   .configureOutput({ outputError: (words, write) => write(`sealbus: ${words}`) });
 
 for (const command of [
-  ...[runCommand(), testCommand(), imageCommand(), demoCommand()],
-  ...[traceCommand(), reportCommand(), perfettoCommand(), faultsCommand()],
+  ...[runCommand(), testCommand(), initCommand(), imageCommand(), demoCommand()],
+  ...[traceCommand(), reportCommand(), perfettoCommand(), replayCommand(), faultsCommand()],
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));
