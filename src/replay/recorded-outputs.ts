@@ -27,11 +27,6 @@ export class RecordedOutputs {
     this.#came = came;
   }
 
-  /** Outputs that have come. */
-  get matched(): number {
-    return this.#next;
-  }
-
   /** What the device has to do next; undefined behind the last. */
   get next(): PlacedOutput | undefined {
     const { outputs } = this.#script;

@@ -6,6 +6,8 @@ import { Adder } from '../../../examples/adder/adder.ts';
 import { Entropy } from '../../../examples/entropy/entropy.ts';
 import { Vmm } from '../../../src/client/vmm.ts';
 import { Edu } from '../../../src/devices/edu/edu.ts';
+import { FaultPlan } from '../../../src/faults/fault-plan.ts';
+import type { Instrument } from '../../../src/machine/instrument.ts';
 import { replay } from '../../../src/replay/replay.ts';
 import { readTrace } from '../../../src/trace/read-trace.ts';
 import { Trace } from '../../../src/trace/trace.ts';
@@ -87,6 +89,44 @@ describe.each(modes)('recorded in %s memory', (memory, missing) => {
       expect(difference?.line).toBe(first + 2);
     },
   );
+});
+
+describe('a session with faults on demand', () => {
+  const sums = async (instruments: readonly Instrument[]) => {
+    await using vmm = await Vmm.host(new Adder(), { instruments, log: () => {} });
+    const numbers = vmm.memory.allocate(Uint8Array.of(1, 2, 3));
+    await vmm.bar0.write('source', numbers.gpa);
+    await vmm.bar0.write('length', 3);
+    for (let round = 0; round < 4; round++) {
+      await vmm.bar0.write('control', { go: true });
+      await vmm.bar0.read('sum');
+      await vmm.bar0.read('control');
+    }
+  };
+
+  test('that strike outside the device is the same again, where the trace stands at the device', async () => {
+    const trace = new Trace({ dataBytesMax: Number.POSITIVE_INFINITY });
+    const plan = new FaultPlan({ seed: 1 });
+    const armed = [
+      plan.arm('interrupt.lose', { nth: 1 }),
+      plan.arm('dma.refuse', { nth: 2 }),
+      plan.arm('register.stuck', { register: 'sum', value: 9, nth: 3 }),
+    ];
+    await sums([trace, plan]);
+    expect(armed.map(({ struck }) => struck > 0)).toEqual([true, true, true]);
+    const replayed = await replay(trace, () => new Adder());
+    expect(replayed.difference).toBeUndefined();
+    expect(replayed.played).toBe(replayed.inputs);
+  });
+
+  test('recorded outside, differs where the fault changed what is seen', async () => {
+    const trace = new Trace({ dataBytesMax: Number.POSITIVE_INFINITY });
+    const plan = new FaultPlan({ seed: 1 });
+    plan.arm('interrupt.lose', { nth: 2 });
+    await sums([plan, trace]);
+    const { difference } = await replay(trace, () => new Adder());
+    expect(difference?.got).toBe('MSI-X vector 0');
+  });
 });
 
 test('a file that breaks off is replayed as far as it goes', async () => {
