@@ -1,5 +1,14 @@
 /** `sealbus trace` around programs, `report` and `perfetto` of what they leave: machines without a guest. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -130,6 +139,23 @@ describe('sealbus trace', () => {
     expect(code).toBe(expected);
     expect(stderr).toMatch(said);
   });
+});
+
+test('the program of docs/traces.md runs, and prints what it says it looks for', async () => {
+  const page = readFileSync(join(repository, 'docs/traces.md'), 'utf8');
+  const [, source = ''] = /^```ts\n(.*?)^```$/ms.exec(page) ?? [];
+  const project = file('project');
+  mkdirSync(join(project, 'node_modules'), { recursive: true });
+  symlinkSync(repository, join(project, 'node_modules/sealbus'));
+  writeFileSync(join(project, 'package.json'), '{"type":"module"}');
+  cpSync(join(repository, 'examples/adder/adder.ts'), join(project, 'adder.ts'));
+  writeFileSync(join(project, 'program.ts'), source);
+  const { code, stdout, stderr } = await place.spawn([
+    ...['sh', '-c', 'cd "$1" && exec "$2" program.ts', 'sh', project, process.execPath],
+  ]).ended;
+  expect(code, stderr).toBe(0);
+  expect(`${stdout}`).toMatch(/kind: 'register'.*register: 'sum'/s);
+  expect(readTrace(join(project, 'adder.ndjson'))).toMatchObject({ cut: false });
 });
 
 test('SEALBUS_TRACE alone records too, a file a machine', async () => {
