@@ -164,8 +164,17 @@ async function resumeGuest(form: SavedForm, start: VirtualMachineOptions): Promi
     await vm.check(['sh', '-c', script, 'sh', now, ...functions], { timeoutMs: wakeTimeoutMs });
     return vm;
   } catch (error) {
-    if (vm === undefined && !start.signal?.aborted) dropSavedGuest(state);
     await vm?.stop();
+    if (vm === undefined && !start.signal?.aborted) throw didNotLoad(state, error);
     throw error;
   }
+}
+
+/** The file goes: the next guest boots, and leaves another. */
+function didNotLoad(state: string, error: unknown): unknown {
+  dropSavedGuest(state);
+  if (error instanceof Error) {
+    error.message = `the saved guest ${state} did not load, and was removed: run it again. ${error.message}`;
+  }
+  return error;
 }
