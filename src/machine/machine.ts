@@ -151,15 +151,15 @@ export class Machine implements AsyncDisposable {
   static async #withMemory(options: MachineOptions): Promise<Machine> {
     const run = RunDirectory.create();
     const slots = new SlotRegister();
-    if (options.memory === 'plain') {
-      const keys = new KeySlots(slots, new KeylessSlots());
-      await fillSlot(keys, SLOT, { vm: VM, keyBits: options.keyBits });
-      return new Machine(options, run, { slots, keys }, undefined);
-    }
     const log = options.log ?? ((message: string) => process.stderr.write(`${message}\n`));
     let controller: MemoryController | undefined;
     const lost = new AbortController();
     try {
+      if (options.memory === 'plain') {
+        const keys = new KeySlots(slots, new KeylessSlots());
+        await fillSlot(keys, SLOT, { vm: VM, keyBits: options.keyBits });
+        return new Machine(options, run, { slots, keys }, undefined);
+      }
       controller = await MemoryController.start({
         directory: run.ram,
         onFailure: (message) => log(`memory controller: ${message}`),

@@ -158,6 +158,15 @@ test('the program of docs/traces.md runs, and prints what it says it looks for',
   expect(readTrace(join(project, 'adder.ndjson'))).toMatchObject({ cut: false });
 });
 
+test('a machine whose trace cannot be made says why, and leaves nothing', async () => {
+  const { code, stderr } = await place.spawn(node('1'), { env: { SEALBUS_TRACE: '/dev/null/x' } })
+    .ended;
+  expect(code).toBe(1);
+  expect(stderr).toContain('expected SEALBUS_TRACE to name a directory');
+  // What killed programs had left was cleared away as it began.
+  expect(place.directories).toEqual([]);
+});
+
 test('SEALBUS_TRACE alone records too, a file a machine', async () => {
   const directory = file('by-environment');
   const { code } = await place.spawn(node('2'), { env: { SEALBUS_TRACE: directory } }).ended;
