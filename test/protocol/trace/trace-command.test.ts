@@ -127,6 +127,7 @@ describe('sealbus trace', () => {
     ['no such program', ['--', 'no-such-program'], 127, /expected a program.*no-such-program/],
     ['no command', [], 1, /missing required argument/],
     ['a place that is not there', ['-o', '/none/t', '--', 'true'], 1, /write a trace to \/none\/t/],
+    ['a directory for a file', ['-o', scratch, '--', 'true'], 1, /a file .*got the directory/],
     [
       'bytes that are no number',
       ['--data', '4K', '--', 'true'],
