@@ -16,6 +16,16 @@ import { stripVTControlCharacters } from 'node:util';
 
 const sealbus = fileURLToPath(new URL('../../scripts/sealbus.mjs', import.meta.url));
 
+/** What npm, vitest and sealbus have put into our environment; their configuration is the user's. */
+const ours = [
+  /^npm_(?!config_)/,
+  /^npm_config_local_prefix$/,
+  /^VITEST/,
+  /^NODE_(ENV|OPTIONS|PATH)$/,
+  /^SEALBUS_(?!DEBIAN_MIRROR$|QEMU$)/,
+  /^(TEST|DEV|PROD|MODE|SSR)$/,
+];
+
 export interface ShellOutcome {
   readonly code: number | null;
   /** stdout and stderr as a terminal has them, without colours and the newline at the end. */
@@ -77,10 +87,10 @@ export class UserShell implements Disposable {
     rmSync(this.#root, { recursive: true, force: true });
   }
 
-  /** Without what npm and vitest have put there for us. */
   get #environment(): Record<string, string | undefined> {
-    const ours = /^(npm_|VITEST|NODE_|SEALBUS_|TEST$|DEV$|PROD$|MODE$|SSR$)/;
-    const own = Object.entries(process.env).filter(([name]) => !ours.test(name));
+    const own = Object.entries(process.env).filter(
+      ([name]) => !ours.some((pattern) => pattern.test(name)),
+    );
     const path = (process.env.PATH ?? '')
       .split(delimiter)
       .filter((directory) => !directory.includes('node_modules'));
