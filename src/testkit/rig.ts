@@ -51,9 +51,14 @@ interface Plug extends DevicePlace {
   readonly endpoint: PciEndpoint;
 }
 
+/** A test asks for what its options do not have. */
+export class RigError extends Error {
+  override readonly name = 'RigError';
+}
+
 const oneHost =
   'expected a test to ask for a guest (guest, machine) or for client, got both: a device has one host';
-export const noDevice = 'expected a device: test.use({ device: () => new … }), got none';
+const noDevice = 'expected a device: test.use({ device: () => new … }), got none';
 
 export class Rig {
   readonly trace: Trace;
@@ -91,6 +96,13 @@ export class Rig {
     return this.#plugs().map(({ endpoint }) => endpoint);
   }
 
+  /** The first of them. @throws RigError where there is none; as {@link devices} */
+  get device(): PciEndpoint {
+    const [first] = this.#plugs();
+    if (first === undefined) throw new RigError(noDevice);
+    return first.endpoint;
+  }
+
   #plugs(): readonly Plug[] {
     this.#places ??= devicePlaces(this.#options).map((place) => {
       const endpoint = place.make();
@@ -100,21 +112,21 @@ export class Rig {
     return this.#places;
   }
 
-  /** With the devices plugged in; no guest yet. @throws as Machine.create; Error beside {@link client} */
-  machine(): Promise<Machine> {
-    if (this.#client !== undefined) throw new Error(oneHost);
+  /** With the devices plugged in; no guest yet. @throws as Machine.create; RigError beside {@link client} */
+  async machine(): Promise<Machine> {
+    if (this.#client !== undefined) throw new RigError(oneHost);
     this.#machine ??= this.#makeMachine();
-    return this.#machine;
+    return await this.#machine;
   }
 
   /**
    * The first device, driven by the test in place of a guest; the others are plugged in beside it.
-   * @throws as Vmm.host; Error beside {@link machine} and {@link guest}
+   * @throws as Vmm.host; RigError beside {@link machine} and {@link guest}
    */
-  client(): Promise<HostedVmm> {
-    if (this.#machine !== undefined) throw new Error(oneHost);
+  async client(): Promise<HostedVmm> {
+    if (this.#machine !== undefined) throw new RigError(oneHost);
     this.#client ??= this.#hostDevices();
-    return this.#client;
+    return await this.#client;
   }
 
   /** Booted, its modules loaded. @throws SourceBuildError, SetupError, VmError, MemoryError */
@@ -185,7 +197,7 @@ export class Rig {
 
   async #hostDevices(): Promise<HostedVmm> {
     const [first, ...others] = this.#plugs();
-    if (first === undefined) throw new Error(noDevice);
+    if (first === undefined) throw new RigError(noDevice);
     const { memory = 'plain', bytes, iommu } = this.#options;
     const client = await Vmm.host(first.endpoint, {
       ...{ memory, address: formatRequesterId(first.rid) },

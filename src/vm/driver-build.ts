@@ -16,6 +16,7 @@ import {
 import {
   buildTimeoutMs,
   contentKey,
+  englishMessages,
   guestCache,
   identity,
   made,
@@ -201,7 +202,7 @@ async function compile(
   { source, folder, at, signal }: Compilation,
 ): Promise<string> {
   const marked = (said: string) => messagesOf(said).replaceAll(`${at}/`, folderMark);
-  const options = { timeout_ms: buildTimeoutMs, allowFailure: true, signal };
+  const options = { timeout_ms: buildTimeoutMs, allowFailure: true, signal, env: englishMessages };
   const { code, stdout, stderr } = await runCommand(program, args, options);
   // The messages are on standard error; make's own words on standard output.
   const said = marked(`${stderr}\n${stdout}`);

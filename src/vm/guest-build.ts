@@ -27,6 +27,8 @@ export const programFlags = [
  */
 const moduleFlags = (folder: string) => ['W=1', `KCFLAGS=-g0 -fmacro-prefix-map=${folder}/=`];
 export const buildTimeoutMs = 120_000;
+/** The kernel's build unsets LC_ALL: messages are read, so they are to be English whatever the host's are. */
+export const englishMessages = { LANG: 'C', LC_MESSAGES: 'C', LC_CTYPE: 'C', LANGUAGE: '' };
 /** Of one name; older ones are removed. */
 const keptOfEachName = 8;
 
@@ -75,7 +77,10 @@ export async function buildModule(
   return await made(cache, module, key, '.ko', async (temporary) => {
     for (const path of paths) await cp(path, join(temporary, basename(path)));
     const args = build.arguments(temporary);
-    const { stdout, stderr } = await runCommand(build.make, args, { timeout_ms: buildTimeoutMs });
+    const { stdout, stderr } = await runCommand(build.make, args, {
+      timeout_ms: buildTimeoutMs,
+      env: englishMessages,
+    });
     const said = `${stdout}${stderr}`;
     const warnings = said.split('\n').filter((line) => /\bwarning:/i.test(line));
     if (warnings.length > 0) throw new CommandError(build.make, args, 'warnings', 0, said);

@@ -29,28 +29,25 @@ export class ChildVitest implements Disposable {
   readonly exited: Promise<number | NodeJS.Signals>;
   output = '';
 
-  constructor(file: string, args: readonly string[] = [], env: Record<string, string> = {}) {
+  /** @param under what runs it: a command that takes another one */
+  constructor(file: string, { under = [] }: { readonly under?: readonly string[] } = {}) {
     mkdirSync(this.runtime, { mode: 0o700 });
-    this.#child = spawn(
-      process.execPath,
-      [
-        ...[vitest, 'run', '--config', config, '--reporter', 'json'],
-        ...['--outputFile', join(this.directory, 'report.json'), ...args, file],
-      ],
-      {
-        cwd: root,
-        // A group of its own, as a shell gives a job: a Ctrl-C goes to all of it.
-        detached: true,
-        env: {
-          ...withoutVitest(process.env),
-          SEALBUS_ARTIFACTS: this.evidence,
-          XDG_RUNTIME_DIR: this.runtime,
-          [mark]: this.#id,
-          ...env,
-        },
-        stdio: ['ignore', 'pipe', 'pipe'],
+    const [program = process.execPath, ...args] = [
+      ...[...under, process.execPath, vitest, 'run', '--config', config],
+      ...['--reporter', 'json', '--outputFile', join(this.directory, 'report.json'), file],
+    ];
+    this.#child = spawn(program, args, {
+      cwd: root,
+      // A group of its own, as a shell gives a job: a Ctrl-C goes to all of it.
+      detached: true,
+      env: {
+        ...withoutVitest(process.env),
+        SEALBUS_ARTIFACTS: this.evidence,
+        XDG_RUNTIME_DIR: this.runtime,
+        [mark]: this.#id,
       },
-    );
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.#child.stdout?.on('data', (chunk) => {
       this.output += chunk;
     });

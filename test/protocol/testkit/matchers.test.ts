@@ -155,6 +155,6 @@ describe('what is no device of the test', () => {
 
   test('nor is a guest beside a client', async ({ client, rig }) => {
     expect(client.device).toBe(rig.devices[0]);
-    await expect(async () => await rig.machine()).rejects.toThrow(/one host/);
+    await expect(rig.machine()).rejects.toThrow(/one host/);
   });
 });
