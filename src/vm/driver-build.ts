@@ -4,7 +4,7 @@
  */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { cp, mkdir, writeFile } from 'node:fs/promises';
-import { basename, dirname, extname, join, relative } from 'node:path';
+import { basename, dirname, extname, join, resolve } from 'node:path';
 import { runCommand } from '../setup/command.ts';
 import type { KernelPart } from '../setup/parts.ts';
 import {
@@ -86,7 +86,13 @@ export async function buildModules(
     const at = join(temporary, 'source');
     await copyInto(at, folder, files);
     if (kbuild !== undefined) await writeFile(join(at, 'Kbuild'), kbuild);
-    const said = await compile(build.make, build.arguments(at), { source, folder, at, signal });
+    const said = await compile(build.make, build.arguments(at), {
+      source,
+      folder,
+      files,
+      at,
+      signal,
+    });
     const result = join(temporary, 'result');
     await writeFile(result, JSON.stringify({ said, modules: modulesIn(at, source) }));
     return result;
@@ -116,7 +122,7 @@ export async function buildGuestProgram(
     await copyInto(at, folder, files);
     const output = join(temporary, 'program');
     const args = [...programFlags, '-o', output, join(at, basename(source))];
-    const said = await compile(compiler, args, { source, folder, at, signal });
+    const said = await compile(compiler, args, { source, folder, files, at, signal });
     const base64 = readFileSync(output).toString('base64');
     const result = join(temporary, 'result');
     await writeFile(result, JSON.stringify({ said, modules: [{ name, base64 }] }));
@@ -190,6 +196,7 @@ async function copyInto(at: string, folder: string, files: readonly string[]): P
 interface Compilation {
   readonly source: string;
   readonly folder: string;
+  readonly files: readonly string[];
   /** Where the copy is. */
   readonly at: string;
   readonly signal: AbortSignal | undefined;
@@ -199,15 +206,23 @@ interface Compilation {
 async function compile(
   program: string,
   args: readonly string[],
-  { source, folder, at, signal }: Compilation,
+  { source, folder, files, at, signal }: Compilation,
 ): Promise<string> {
-  const marked = (said: string) => messagesOf(said).replaceAll(`${at}/`, folderMark);
   const options = { timeout_ms: buildTimeoutMs, allowFailure: true, signal, env: englishMessages };
   const { code, stdout, stderr } = await runCommand(program, args, options);
   // The messages are on standard error; make's own words on standard output.
-  const said = marked(`${stderr}\n${stdout}`);
+  const said = marked(messagesOf(`${stderr}\n${stdout}`), at, files);
   if (code === 0) return said;
   throw buildError(source, folder, said || `exit code ${code}`);
+}
+
+/** Paths of the author's files come from the folder of the build, or relative to it. */
+function marked(messages: string, at: string, files: readonly string[]): string {
+  return messages
+    .replaceAll(`${at}/`, folderMark)
+    .replaceAll(/(^|\bfrom )([\w./+-]+)(?=:)/gm, (words, before: string, path: string) =>
+      files.includes(path) ? `${before}${folderMark}${path}` : words,
+    );
 }
 
 function buildError(source: string, folder: string, said: string): SourceBuildError {
@@ -226,8 +241,8 @@ function modulesIn(at: string, source: string): CachedModules['modules'] {
   const order = join(at, 'modules.order');
   const lines = existsSync(order) ? readFileSync(order, 'utf8').split('\n').filter(Boolean) : [];
   const modules = lines.map((line) => {
-    const path = join(at, relative(at, join(at, line)).replace(/^.*\/source\//, ''));
-    const file = path.replace(/\.o$/, '.ko');
+    // Absolute paths up to 6.12, relative ones after it.
+    const file = resolve(at, line).replace(/\.o$/, '.ko');
     return { name: basename(file, '.ko'), base64: readFileSync(file).toString('base64') };
   });
   if (modules.length > 0) return modules;

@@ -104,7 +104,7 @@ describe('a source with a mistake', () => {
   it('has no line where it is a symbol that the kernel does not have', async () => {
     const source = put('lost.c', `void no_such(void);\n${module('\tno_such();')}`);
     const { message, place: at } = await problem(buildModules(source, kernel, { cache }));
-    expect(message).toMatch(/modpost: "no_such" \[.*lost\.ko\] undefined/);
+    expect(message).toMatch(/modpost: .*no_such.* undefined/);
     expect(at).toBeUndefined();
   });
 
