@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { indent } from '../vm/serial.ts';
 import type { ExecResult, VirtualMachine } from '../vm/virtual-machine.ts';
 import { VmError, VmTimeoutError } from '../vm/vm-error.ts';
@@ -33,6 +34,9 @@ export interface GuestConsole {
 }
 
 const consoleTimeoutMs = 10_000;
+/** A byte of the console takes microseconds; a busy host stops it for longer. */
+const settleMs = 20;
+const settleTimesMax = 10;
 /** A guest that lives answers in milliseconds. */
 const answerTimeoutMs = 3000;
 
@@ -63,7 +67,7 @@ export class TestGuest {
       },
       expect: async (pattern, { timeoutMs = consoleTimeoutMs } = {}) => {
         const at = calledFrom(this.console.expect);
-        const wait = () => vm.console.expect(pattern, { timeoutMs });
+        const wait = () => wholeMatch(vm, pattern, timeoutMs);
         return await at.during(this.#during(`the console to say ${pattern}`, wait));
       },
     };
@@ -273,6 +277,21 @@ export class TestGuest {
       this.#running.delete(wanted);
     }
   }
+}
+
+/** Words come byte by byte: a match that ends where the console does may go on. */
+async function wholeMatch(
+  vm: VirtualMachine,
+  pattern: RegExp,
+  timeoutMs: number,
+): Promise<RegExpMatchArray> {
+  let match = await vm.console.expect(pattern, { timeoutMs });
+  for (let waited = 0; waited < settleTimesMax; waited++) {
+    if ((match.index ?? 0) + match[0].length < vm.console.log.length) break;
+    await sleep(settleMs);
+    match = await vm.console.expect(pattern, { timeoutMs });
+  }
+  return match;
 }
 
 export interface TestGuestOptions {
