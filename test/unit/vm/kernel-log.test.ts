@@ -79,6 +79,9 @@ it.each([
   'Warning: unable to open an initial console.',
   'debug: BUGGY firmware',
   'tsc: Unable to calibrate against PIT',
+  'DMA-API: preallocated 65536 debug entries',
+  'DMA-API: debugging enabled by kernel config',
+  'DMA-API: dma_debug_entry pool grown to 131072 (200%)',
 ])('is nothing: %s', (line) => {
   expect(kernelComplaints(`[    1.000000] ${line}\n`)).toEqual([]);
 });
