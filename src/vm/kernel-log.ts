@@ -29,8 +29,8 @@ const kinds: readonly (readonly [kind: string, words: RegExp])[] = [
   ['hung task', /task .+ blocked for more than \d+ seconds/],
   ['RCU stall', /rcu: INFO: .*stall|rcu_\w+ kthread .*starved/],
   ['list corruption', /list_(add|del) corruption/],
-  // At boot it says that it is there.
-  ['DMA API misuse', /DMA-API: (?!preallocated |debugging |dma_debug_entry pool )/],
+  // It also says that it is there, and after a report where the memory was mapped.
+  ['DMA API misuse', /DMA-API: (?!preallocated |debugging |dma_debug_entry pool |Mapped at:)/],
   ['interrupt that nobody cared for', /irq \d+: nobody cared/],
   ['memory leak', /kmemleak: \d+ new suspected memory leak/],
   ['bug', /\bBUG: /],

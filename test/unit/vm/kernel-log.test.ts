@@ -82,6 +82,7 @@ it.each([
   'DMA-API: preallocated 65536 debug entries',
   'DMA-API: debugging enabled by kernel config',
   'DMA-API: dma_debug_entry pool grown to 131072 (200%)',
+  'DMA-API: Mapped at:',
 ])('is nothing: %s', (line) => {
   expect(kernelComplaints(`[    1.000000] ${line}\n`)).toEqual([]);
 });
