@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import { keySlot } from '../../../src/keys/key-slot.ts';
+import { type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
 import { KeylessSlots } from '../../../src/keys/keyless-slots.ts';
-import type { RotationProgress } from '../../../src/keys/slot-keeper.ts';
+import type { KeyOptions, RotateOptions, RotationProgress } from '../../../src/keys/slot-keeper.ts';
 import { KeySlotError, type SlotDescription } from '../../../src/keys/slot-lifecycle.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
 import { KeySlots } from '../../../src/machine/key-slots.ts';
@@ -10,32 +10,46 @@ import { SlotRegister } from '../../../src/machine/slot-register.ts';
 const SLOT = keySlot(5);
 const VM = vmId(1);
 
-/** A keeper whose answers are held until they are let go, in their order, as those of a process are. */
+/** A keeper that does what it is asked when it is let to, in the order of the asking, as a process does. */
 class SlowKeeper extends KeylessSlots {
-  readonly #held: (() => void)[] = [];
+  readonly #waiting: (() => void)[] = [];
   holding = false;
 
-  #answer(description: SlotDescription): Promise<SlotDescription> {
-    if (!this.holding) return Promise.resolve(description);
-    return new Promise((resolve) => this.#held.push(() => resolve(description)));
+  #later(step: () => Promise<SlotDescription>): Promise<SlotDescription> {
+    if (!this.holding) return step();
+    return new Promise((resolve) => this.#waiting.push(() => resolve(step())));
   }
 
-  async letGo(): Promise<void> {
+  /** `steps` of them in one turn, as messages come that are read at once. */
+  async letGo(steps = 1): Promise<void> {
     await new Promise(setImmediate);
-    this.#held.shift()?.();
+    for (const step of this.#waiting.splice(0, steps)) step();
     await new Promise(setImmediate);
   }
 
-  override async activate(...all: Parameters<KeylessSlots['activate']>) {
-    return this.#answer(await super.activate(...all));
+  override generate(slot: KeySlot, options: KeyOptions) {
+    return this.#later(() => super.generate(slot, options));
   }
 
-  override async revoke(...all: Parameters<KeylessSlots['revoke']>) {
-    return this.#answer(await super.revoke(...all));
+  override rotate(slot: KeySlot, options: RotateOptions) {
+    if (!this.holding) return super.rotate(slot, options);
+    return this.#later(async () => {
+      const active = await super.rotate(slot, options);
+      // The promise of a process that was at it for longer is heard with what was so before.
+      return { ...active, state: 'rotating' };
+    });
   }
 
-  override async destroy(...all: Parameters<KeylessSlots['destroy']>) {
-    return this.#answer(await super.destroy(...all));
+  override activate(slot: KeySlot) {
+    return this.#later(() => super.activate(slot));
+  }
+
+  override revoke(slot: KeySlot) {
+    return this.#later(() => super.revoke(slot));
+  }
+
+  override destroy(slot: KeySlot) {
+    return this.#later(() => super.destroy(slot));
   }
 }
 
@@ -56,7 +70,6 @@ describe('the order between the register and the keeper', () => {
     keeper.holding = true;
     const activated = keys.activate(SLOT);
     await new Promise(setImmediate);
-    // The keeper has done it, and its word is on the way.
     expect(use()).toBe('not-active');
     await keeper.letGo();
     expect(use()).toBe('active');
@@ -89,6 +102,27 @@ describe('the order between the register and the keeper', () => {
     await keys.activate(SLOT);
     expect(use()).toBe('active');
     expect(register.generation(SLOT)).toBe(2);
+  });
+
+  test('what came about last holds, whichever promise is heard when', async () => {
+    await keys.generate(SLOT, { vm: VM });
+    await keys.activate(SLOT);
+    keeper.holding = true;
+    const rotated = keys.rotate(SLOT);
+    await keeper.letGo();
+    expect(await rotated).toMatchObject({ state: 'rotating' });
+    expect(register.describe(SLOT)).toMatchObject({ state: 'active', generation: 2 });
+    const steps = [
+      ...[keys.revoke(SLOT), keys.destroy(SLOT)],
+      ...[keys.generate(SLOT, { vm: VM }), keys.destroy(SLOT), keys.generate(SLOT)],
+    ];
+    await keeper.letGo(steps.length);
+    await Promise.all(steps);
+    expect(register.describe(SLOT)).toMatchObject({
+      state: 'loaded',
+      vm: undefined,
+      generation: 4,
+    });
   });
 
   test('a keeper that is gone takes the slot with it', async () => {
