@@ -55,6 +55,7 @@ export class Controller implements KeySource {
       memories: (vm) =>
         [...this.#files.values()].filter((file) => file.vm === vm).map(({ dram }) => dram),
       serve: () => connection.serve(),
+      requests: () => connection.taken,
       tell: (progress) => events.rotation(progress, keys.describe(progress.slot)),
       failure: (error) => events.failure(error),
     });
