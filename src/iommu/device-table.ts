@@ -5,13 +5,26 @@ import type { Domain, Rights } from './domain.ts';
 
 /**
  * One entry: what a requester ID is allowed and whose key its data goes through
- * (AMD IOMMU specification 48882 §2.2.2; patent claims 3 and 4).
+ * (AMD IOMMU specification 48882 §2.2.2).
  */
-export interface DeviceTableEntry {
+export type DeviceTableEntry = EntryOfFunction & (SlotFromDeviceTable | SlotFromTranslation);
+
+interface EntryOfFunction {
   readonly domain: Domain;
   readonly vm: VmId;
-  readonly slot: KeySlot;
   readonly rights: Rights;
+}
+
+/** The table itself maps the function to its slot (patent claims 3 and 4). */
+export interface SlotFromDeviceTable {
+  readonly slotFrom?: 'device-table';
+  readonly slot: KeySlot;
+}
+
+/** The slot sits in the domain's translation entries and comes back with each translation (claims 5 and 7). */
+export interface SlotFromTranslation {
+  readonly slotFrom: 'translation';
+  readonly slot?: undefined;
 }
 
 /** More functions than any VM here has; keeps a runaway caller from growing the table for ever. */

@@ -25,7 +25,10 @@ export interface Translation {
   /** How many bytes from the asked IOVA on the answer covers; at least 1. */
   length: number;
   rights: Rights;
-  /** A slot that sits in the translation entry goes before the device table's (claims 5 and 7). */
+  /**
+   * The slot that sits in the translation entry, where one does (claims 5 and 7). It is asked for, or must
+   * not be there, as the function's device-table entry says.
+   */
   slot: KeySlot | undefined;
 }
 

@@ -262,7 +262,7 @@ export class IommuDmaPort implements DmaPort {
         : domain.translate(start + done, translation);
       if (fault !== undefined) this.#refuse(direction, iova, length, fault);
       if (!allows(translation.rights, direction)) this.#refuseRights(direction, iova, length);
-      const resolved = translation.slot ?? entry.slot;
+      const resolved = this.#slotOf(entry, direction, iova, length);
       const slot = tamper?.slot(this.rid, direction, iova, resolved) ?? resolved;
       const slotFault = this.#slotFault(slot, entry);
       if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault, slot);
@@ -298,6 +298,19 @@ export class IommuDmaPort implements DmaPort {
     segment.length = length;
     segment.slot = slot;
     return end + 1;
+  }
+
+  /**
+   * The slot of what was translated last. One source holds for a function, and only that: a slot that the
+   * other names is somebody's mistake, and to take either would be to guess whose.
+   */
+  #slotOf(entry: DeviceTableEntry, direction: DmaDirection, iova: Iova, length: number): KeySlot {
+    const { slot } = this.#translation;
+    if (entry.slotFrom === 'translation') {
+      return slot ?? this.#refuse(direction, iova, length, 'no-slot-in-translation');
+    }
+    if (slot === undefined) return entry.slot;
+    return this.#refuse(direction, iova, length, 'unasked-slot-in-translation', slot);
   }
 
   #slotFault(slot: KeySlot, entry: DeviceTableEntry): FaultReason | undefined {

@@ -23,6 +23,8 @@ export type FaultReason =
   | 'slot-empty'
   | 'slot-not-active'
   | 'slot-of-another-vm'
+  | 'no-slot-in-translation'
+  | 'unasked-slot-in-translation'
   | 'outside-memory'
   | 'memory-failed';
 
