@@ -26,6 +26,8 @@ export {
   type MachineOptions,
   type PluggedFunction,
 } from './machine/machine.ts';
+export { Platform, type PlatformOptions, type TenantOptions } from './machine/platform.ts';
+export type { Tenant } from './machine/tenant.ts';
 export { FuseUnavailable } from './memory/fuse/fuse-unavailable.ts';
 export { MemoryError } from './memory/guest-memory.ts';
 export * from './pci/index.ts';

@@ -7,6 +7,7 @@ import {
   MAP_PRIVATE,
   MAP_SHARED,
   mmap,
+  munmap,
   PROT_READ,
   PROT_WRITE,
 } from '../../ffi/libc.ts';
@@ -18,6 +19,7 @@ import { MIXED, NEVER_WRITTEN, PageKeys } from './page-keys.ts';
 const PAGES_A_MOVE = 16;
 /** Pages that it looks at in one call, where nothing is to be moved. */
 const PAGES_A_LOOK = 4096;
+const SCRATCH_BYTES = PAGES_A_MOVE * PAGE_BYTES;
 
 /**
  * DRAM: what lies outside the package. It holds ciphertext and nothing else; plaintext is only ever
@@ -38,9 +40,10 @@ export class Dram {
   readonly #keys: PageKeys;
   /** Plaintext of pages that move from key to key: inside the package. */
   readonly #scratch: number;
+  #closed = false;
 
   /**
-   * @param fd a memfd of at least `bytes`, mapped here and never unmapped.
+   * @param fd a memfd of at least `bytes`, mapped here until {@link close}.
    * @param bytes a multiple of the page size.
    */
   constructor(fd: number, bytes: number) {
@@ -50,8 +53,15 @@ export class Dram {
     this.bytes = bytes;
     this.#address = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     this.#keys = new PageKeys(bytes / PAGE_BYTES);
-    const scratchBytes = PAGES_A_MOVE * PAGE_BYTES;
-    this.#scratch = mmap(0, scratchBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    this.#scratch = mmap(0, SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  }
+
+  /** Lets go of its memory. Nothing may read or write it any more; a rotation finds nothing to move. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    munmap(this.#address, this.bytes);
+    munmap(this.#scratch, SCRATCH_BYTES);
   }
 
   get pages(): number {
@@ -127,6 +137,7 @@ export class Dram {
    */
   rekey(keys: SlotKeys, from: number): { readonly next: number; readonly moved: number } {
     const { tags } = this.#keys;
+    if (this.#closed) return { next: tags.length, moved: 0 };
     const old = keys.outgoing?.tag ?? NEVER_WRITTEN;
     const limit = Math.min(from + PAGES_A_LOOK, tags.length);
     let page = from;
