@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Domain, Rights } from './domain.ts';
@@ -15,10 +15,13 @@ interface EntryOfFunction {
   readonly rights: Rights;
 }
 
-/** The table itself maps the function to its slot (patent claims 3 and 4). */
+/**
+ * The table itself maps the function to its slot (patent claims 3 and 4). IN_CLEAR: all that it does is in the
+ * clear, for shared pages.
+ */
 export interface SlotFromDeviceTable {
   readonly slotFrom?: 'device-table';
-  readonly slot: KeySlot;
+  readonly slot: AccessSlot;
 }
 
 /** The slot sits in the domain's translation entries and comes back with each translation (claims 5 and 7). */

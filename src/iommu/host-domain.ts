@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import { type Gpa, gpa } from '../memory/guest-memory.ts';
 import type { Domain, Rights, Translation, TranslationFault } from './domain.ts';
 import type { Iotlb } from './iotlb.ts';
@@ -15,8 +15,11 @@ export interface HostMapping {
   readonly address?: Gpa;
   /** `read-write` unless given. */
   readonly rights?: Rights;
-  /** What its data goes through, for functions whose slot comes from the translation. */
-  readonly slot?: KeySlot | undefined;
+  /**
+   * What its data goes through, for functions whose slot comes from the translation. IN_CLEAR: through no key,
+   * for shared pages, wherever a function's slot comes from.
+   */
+  readonly slot?: AccessSlot | undefined;
 }
 
 /**
@@ -62,7 +65,7 @@ export class HostDomain implements Domain {
   }
 
   /** Puts another slot, or none, in the place of what the mappings in a range name. @throws as {@link unmap} */
-  setSlot(start: number, bytes: number, slot: KeySlot | undefined): void {
+  setSlot(start: number, bytes: number, slot: AccessSlot | undefined): void {
     const inside = [...this.#mapped.mappings()].filter(
       (mapping) => mapping.start >= start && mapping.end < start + bytes,
     );

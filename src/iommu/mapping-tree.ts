@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import type { Gpa } from '../memory/guest-memory.ts';
 import type { Rights } from './domain.ts';
 
@@ -12,7 +12,7 @@ export interface Mapping {
   /** The target is device registers, not memory (VIRTIO_IOMMU_MAP_F_MMIO). */
   readonly mmio: boolean;
   /** Where the translation says it: what the data goes through. A guest's mappings have none. */
-  readonly slot?: KeySlot | undefined;
+  readonly slot?: AccessSlot | undefined;
 }
 
 interface Node {

@@ -6,7 +6,7 @@ import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { MemoryController } from '../memory/memory-controller.ts';
 import type { PlainMemory } from '../memory/plain-memory.ts';
-import type { SealedMemory } from '../memory/sealed-memory.ts';
+import type { ConversionOptions, SealedMemory } from '../memory/sealed-memory.ts';
 import type { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
@@ -19,6 +19,7 @@ import type { VirtualMachine } from '../vm/virtual-machine.ts';
 import { functionPlaces, imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
 import type { Instrument } from './instrument.ts';
 import type { KeySlots } from './key-slots.ts';
+import { convertPages, type PageRange } from './page-sharing.ts';
 import { Platform } from './platform.ts';
 import type { SlotRegister } from './slot-register.ts';
 import type { Tenant } from './tenant.ts';
@@ -230,6 +231,21 @@ export class Machine implements AsyncDisposable {
     const plugged = { rid, address, endpoint, port, memory, server };
     this.#functions.push(plugged);
     return plugged;
+  }
+
+  /**
+   * Makes pages of the VM shared: DRAM holds them in the clear, with their content or zeros. CPUs reach them as
+   * before; a device does by IN_CLEAR in its mapping or its entry (docs/isolation.md). The guest may run.
+   * @throws RangeError where they are not whole pages of RAM that the VMM has told of; MemoryError, and then a
+   *   first part of them may be shared; Error where memory is plain
+   */
+  share(range: PageRange, options: ConversionOptions): Promise<void> {
+    return convertPages(this.#functions, 'share', range, options);
+  }
+
+  /** Makes pages private again: DRAM holds them under the VM's slot. As {@link share}. */
+  unshare(range: PageRange, options: ConversionOptions): Promise<void> {
+    return convertPages(this.#functions, 'unshare', range, options);
   }
 
   /** What QEMU gets for memory. */

@@ -102,12 +102,13 @@ export interface DmaEvent extends OfFunction {
 export interface TracedPiece {
   readonly gpa: string;
   readonly bytes: number;
-  readonly slot: number;
-  /** Held encrypted under that slot; false where memory is plain. */
+  /** Undefined for an access in the clear. */
+  readonly slot?: number;
+  /** It went encrypted, under that slot; false where memory is plain, and for an access in the clear. */
   readonly private: boolean;
 }
 
-/** A DMA that was refused. */
+/** A DMA that was refused; or that was done, which has an event of its own, and met pages of the other kind. */
 export interface FaultEvent extends OfFunction {
   readonly kind: 'fault';
   readonly direction: DmaDirection;

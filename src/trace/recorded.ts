@@ -3,6 +3,7 @@
  * access; names, hexadecimal digits and fields come when somebody reads the trace, or it is written.
  */
 import type { DmaDone, DmaPiece } from '../iommu/dma-watch.ts';
+import { isInClear } from '../keys/key-slot.ts';
 import { fieldValue } from './access-line.ts';
 import type { DmaEvent, RegisterEvent, TraceEvent } from './event.ts';
 import { hex, ridText } from './event-text.ts';
@@ -185,7 +186,10 @@ export class RecordedDma implements Recorded {
       iova: hex(iova),
       bytes: this.#bytes,
       pieces: pieces.map(({ address, length, slot }) => {
-        return { gpa: hex(address), bytes: length, slot, private: this.#private };
+        const place = { gpa: hex(address), bytes: length };
+        return isInClear(slot)
+          ? { ...place, private: false }
+          : { ...place, slot, private: this.#private };
       }),
       ...(this.#data === undefined ? {} : { data: Buffer.from(this.#data).toString('hex') }),
     };

@@ -1,6 +1,7 @@
 import { BLOCK_BYTES, PAGE_BYTES, type XtsCipher } from '../../crypto/xts-cipher.ts';
 import {
   copyFromAddress,
+  copyNative,
   copyToAddress,
   explicitBzero,
   MAP_ANONYMOUS,
@@ -13,7 +14,7 @@ import {
 } from '../../ffi/libc.ts';
 import type { SlotKeys } from '../../keys/key-table.ts';
 import type { KeyTag } from '../../keys/key-tag.ts';
-import { MIXED, NEVER_WRITTEN, PageKeys } from './page-keys.ts';
+import { MIXED, NEVER_WRITTEN, PageKeys, SHARED } from './page-keys.ts';
 
 /** Pages that {@link Dram.rekey} moves at once: what one call of the engine does in some microseconds. */
 const PAGES_A_MOVE = 16;
@@ -22,14 +23,15 @@ const PAGES_A_LOOK = 4096;
 const SCRATCH_BYTES = PAGES_A_MOVE * PAGE_BYTES;
 
 /**
- * DRAM: what lies outside the package. It holds ciphertext and nothing else; plaintext is only ever
- * the source of an encryption into it or the destination of a decryption out of it.
+ * DRAM: what lies outside the package. It holds ciphertext, and shared pages in the clear; plaintext of a
+ * private page is only ever the source of an encryption into it or the destination of a decryption out of it.
  *
  * A page that was never written holds zeros, stands for zeros under any key, and is not decrypted. Of every
  * other page it is known which key it is under (page-keys.ts). An access names the slot that it goes through,
  * and takes the keys of that slot: what is under its older key is read with that, all else with its newer one,
  * which finds noise in what is under another slot's key or under one that was wiped. It writes under the newer
- * one alone; see rotation.ts for what that is good for.
+ * one alone; see rotation.ts for what that is good for. An access to a shared page through a key is no other,
+ * but the page stays shared; an access in the clear takes the bytes as they lie.
  *
  * All calls are on the controller's one thread, so no unit is ever seen half encrypted by another
  * call; who maps the memfd from outside sees ciphertext, old or new.
@@ -71,6 +73,22 @@ export class Dram {
   /** How many pages hold ciphertext. */
   get writtenPages(): number {
     return this.#keys.writtenPages;
+  }
+
+  get sharedPages(): number {
+    return this.#keys.sharedPages;
+  }
+
+  /** How many of a range's pages are shared. */
+  sharing(offset: number, length: number): 'none' | 'some' | 'all' {
+    if (this.sharedPages === 0) return 'none';
+    const { tags } = this.#keys;
+    const first = Math.floor(offset / PAGE_BYTES);
+    const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+    let shared = 0;
+    for (let page = first; page <= last; page++) if (tags[page] === SHARED) shared++;
+    if (shared === 0) return 'none';
+    return shared === last - first + 1 ? 'all' : 'some';
   }
 
   /** Decrypts `length` bytes from `offset` on to the native address `into`. The range must lie inside. */
@@ -115,6 +133,79 @@ export class Dram {
     if (whole < afterWhole) this.#keys.set(whole, afterWhole, tag);
     if (beginsInside) this.#noteBlocks(tag, offset, Math.min(end, (first + 1) * PAGE_BYTES));
     if (endsInside) this.#noteBlocks(tag, last * PAGE_BYTES, end);
+  }
+
+  /** Copies `length` bytes from `offset` on as they lie to the native address `into`. */
+  readClear(offset: number, length: number, into: number): void {
+    copyNative(into, this.#address + offset, length);
+  }
+
+  /**
+   * Copies `length` bytes at the native address `from` into DRAM as they are.
+   * @param keys the VM's own: a private page that was never written is made zeros under them first, so that
+   *   what lies there then is noise to them, as it is in every other private page
+   */
+  writeClear(keys: SlotKeys | undefined, offset: number, length: number, from: number): void {
+    if (keys !== undefined) {
+      const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+      for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) {
+        this.#zeroFirst(keys, page);
+      }
+    }
+    copyNative(this.#address + offset, from, length);
+  }
+
+  /**
+   * Makes whole pages shared, from `first` up to `after`.
+   * @param keys those that their content is read under; undefined where it is discarded, for zeros
+   */
+  share(keys: SlotKeys | undefined, first: number, after: number): void {
+    for (let page = first; page < after; page++) {
+      const at = this.#address + page * PAGE_BYTES;
+      if (keys === undefined) {
+        explicitBzero(at, PAGE_BYTES);
+      } else if (this.#keys.tags[page] !== SHARED) {
+        this.read(keys, page * PAGE_BYTES, PAGE_BYTES, this.#scratch);
+        copyNative(at, this.#scratch, PAGE_BYTES);
+      }
+      this.#keys.share(page);
+    }
+  }
+
+  /**
+   * Makes whole pages private, from `first` up to `after`.
+   * @param keys those that their content is put under; undefined where it is discarded, for zeros
+   */
+  unshare(keys: SlotKeys | undefined, first: number, after: number): void {
+    for (let page = first; page < after; page++) {
+      const at = this.#address + page * PAGE_BYTES;
+      if (keys === undefined) {
+        explicitBzero(at, PAGE_BYTES);
+        this.#keys.makePrivate(page, NEVER_WRITTEN);
+      } else if (this.#keys.tags[page] === SHARED) {
+        keys.cipher.encrypt(at, at, page, 0, PAGE_BYTES);
+        this.#keys.makePrivate(page, keys.tag);
+      }
+    }
+  }
+
+  /** Calls `each` with runs of a range's pages that are all shared, or all private. */
+  runs(
+    offset: number,
+    length: number,
+    each: (shared: boolean, offset: number, length: number) => void,
+  ): void {
+    const { tags } = this.#keys;
+    const end = offset + length;
+    for (let at = offset; at < end; ) {
+      let page = Math.floor(at / PAGE_BYTES);
+      const shared = tags[page] === SHARED;
+      let stop = (page + 1) * PAGE_BYTES;
+      while (stop < end && (tags[++page] === SHARED) === shared) stop += PAGE_BYTES;
+      stop = Math.min(stop, end);
+      each(shared, at, stop - at);
+      at = stop;
+    }
   }
 
   /**

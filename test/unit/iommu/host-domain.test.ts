@@ -4,7 +4,7 @@ import { IdentityDomain } from '../../../src/iommu/domain.ts';
 import type { HostDomain } from '../../../src/iommu/host-domain.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
 import type { IommuDmaPort } from '../../../src/iommu/iommu-dma-port.ts';
-import { type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
+import { type AccessSlot, type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
 import { gpa } from '../../../src/memory/guest-memory.ts';
 import { DmaAbort } from '../../../src/pci/dma-port.ts';
@@ -25,7 +25,7 @@ interface Bench {
   readonly table: HostDomain;
   readonly bytes: Uint8Array;
   /** The slots of the pieces of the DMA that was done last. */
-  readonly slots: () => KeySlot[];
+  readonly slots: () => AccessSlot[];
 }
 
 /** One function of VM 1, which finds its slot as `slotFrom` says, behind a table that the host makes. */
@@ -38,7 +38,7 @@ function setUp(slotFrom: 'device-table' | 'translation'): Bench {
     RID,
     slotFrom === 'translation' ? { ...entry, slotFrom } : { ...entry, slotFrom, slot: OWN },
   );
-  let slots: KeySlot[] = [];
+  let slots: AccessSlot[] = [];
   iommu.observer = {
     done: ({ pieces, first, end }) => {
       slots = pieces.slice(first, end).map(({ slot }) => slot);

@@ -139,6 +139,7 @@ describe('what is refused', () => {
     const broken: GuestMemory = {
       mode: 'sealed',
       permits: () => true,
+      crosses: () => false,
       read: (_address, _slot, into) => {
         into[0] = 0x99;
         throw new MemoryError('expected an answer, got none');
@@ -311,6 +312,7 @@ describe('batches', () => {
     const some: GuestMemory = {
       mode: 'sealed',
       permits: () => true,
+      crosses: () => false,
       read: () => {},
       write: () => {},
       readBatch: (runs, count) => {
