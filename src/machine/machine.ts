@@ -61,6 +61,7 @@ export interface MachineOptions {
 
 /** A function in its place: the requester ID, the port it got, and where QEMU finds it. */
 export interface PluggedFunction {
+  readonly machine: Machine;
   /** As the IOMMU and its faults have it, on the VM's segment. */
   readonly rid: RequesterId;
   /** As the guest and its QEMU have it, on segment 0. */
@@ -228,9 +229,30 @@ export class Machine implements AsyncDisposable {
     const domain = new IdentityDomain(this.iommu.newDomainId());
     this.iommu.table.set(rid, { domain, vm: this.vm, slot: this.slot, rights: 'read-write' });
     this.#virtioIommu?.addEndpoint(rid);
-    const plugged = { rid, address, endpoint, port, memory, server };
+    const plugged = { machine: this, rid, address, endpoint, port, memory, server };
     this.#functions.push(plugged);
     return plugged;
+  }
+
+  /**
+   * Pulls a function out: its VMM loses it, it is reset, and whatever it or an old port of it does from here on
+   * is refused. A guest that has its driver bound to it sees it die.
+   * @throws Error where it is not plugged in here
+   */
+  unplug(plugged: PluggedFunction): void {
+    const at = this.#functions.indexOf(plugged);
+    if (at < 0) {
+      const place = formatRequesterId(plugged.rid);
+      throw new Error(
+        `expected a function of this VM, got that of ${place}, which is not plugged in`,
+      );
+    }
+    this.#functions.splice(at, 1);
+    // The reset ends what it has under way, before its entry goes: that it is pulled out is no fault of it.
+    plugged.server.close();
+    plugged.port.busMaster = false;
+    this.#virtioIommu?.removeEndpoint(plugged.rid);
+    this.iommu.table.delete(plugged.rid);
   }
 
   /**

@@ -8,6 +8,8 @@ import { VM_ID_MAX, type VmId, vmId } from '../keys/vm-id.ts';
 import { MemoryError } from '../memory/guest-memory.ts';
 import { MemoryController } from '../memory/memory-controller.ts';
 import { KeySlots } from './key-slots.ts';
+import type { Machine, PluggedFunction } from './machine.ts';
+import { type MoveOptions, moveFunction } from './move-function.ts';
 import { RunDirectory } from './run-directory.ts';
 import { SlotRegister } from './slot-register.ts';
 import { Tenant } from './tenant.ts';
@@ -135,6 +137,14 @@ export class Platform implements AsyncDisposable {
   async addSlot(slot: KeySlot, vm: VmId, keyBits: KeyBits = 256): Promise<void> {
     this.#freeSlot(slot);
     await this.#fill(slot, vm, { keyBits });
+  }
+
+  /**
+   * Takes a function from its VM and gives it to another, with nothing of the first one in it.
+   * @throws as {@link moveFunction}
+   */
+  move(plugged: PluggedFunction, to: Machine, options?: MoveOptions): Promise<PluggedFunction> {
+    return moveFunction(plugged, to, options);
   }
 
   /** Whoever is left on it goes first. */

@@ -108,6 +108,11 @@ export class VirtioIommu extends VirtioFunction {
     this.#domains.addEndpoint(rid);
   }
 
+  /** Takes a function out from behind it, which is pulled out. */
+  removeEndpoint(rid: RequesterId): void {
+    this.#domains.removeEndpoint(rid);
+  }
+
   /** Calls `listener` with each request that is answered, for those who watch. Answers how to stop. */
   onRequest(listener: RequestListener): () => void {
     return this.#handler.onRequest(listener);

@@ -27,6 +27,7 @@ import { QueueWorker } from './queue-worker.ts';
 import { controllerRegisters, SHUTDOWN } from './registers.ts';
 import { flushAll } from './shutdown.ts';
 import { subsystemNqn } from './subsystem-nqn.ts';
+import { ONLY_CONTROLLER, type SubsystemPlace } from './subsystem-place.ts';
 
 /** I/O queues of each kind; one vector each, and the admin queue's. */
 const IO_QUEUES_MAX = 64;
@@ -40,6 +41,8 @@ const RETRY_NS = 1_000_000;
 const BATCH_SHARE = { message: 0.75, shadow: 0.5 } as const;
 
 export interface NamespaceOptions {
+  /** From 1. Default: one more than that of the one before. */
+  readonly nsid?: number;
   /** The caller's to close, when the function is gone. */
   readonly storage: BlockStorage;
   /** Default 512. */
@@ -47,10 +50,12 @@ export interface NamespaceOptions {
 }
 
 export interface NvmeOptions extends FunctionOptions {
-  /** By rising NSID from 1; 1 to 256. */
+  /** By rising NSID; 1 to 256, or none for one of several controllers. */
   readonly namespaces: readonly NamespaceOptions[];
-  /** At most 20 ASCII characters. */
+  /** Of the subsystem: at most 20 ASCII characters. */
   readonly serial?: string;
+  /** Default: it is the only controller of its subsystem (see NvmeSubsystem). */
+  readonly place?: SubsystemPlace;
   /**
    * How the host tells of submissions. Default `shadow`, which is right for plain memory; who knows how
    * guest memory is held says {@link doorbellsFor} it: in sealed memory `message` is faster at depth 1
@@ -93,6 +98,7 @@ export class Nvme extends PciFunction {
   });
 
   readonly admin: AdminCommands;
+  readonly #options: NvmeOptions;
   readonly #gates: readonly NamespaceGate[];
   readonly #queues = new QueueSet();
   readonly #completions: CompletionQueueHost;
@@ -112,20 +118,31 @@ export class Nvme extends PciFunction {
   /** @throws RangeError where there are not 1 to 256 namespaces, or the serial number is too long */
   constructor(options: NvmeOptions) {
     super(options);
+    this.#options = options;
     const { serial = 'SEALBUS0001', doorbells = 'shadow', coalescing = true } = options;
     const { namespaces, pollMicroseconds = 250 } = options;
-    if (namespaces.length < 1 || namespaces.length > NAMESPACES_MAX) {
-      throw new RangeError(`expected 1 to ${NAMESPACES_MAX} namespaces, got ${namespaces.length}`);
+    const { place = ONLY_CONTROLLER } = options;
+    const least = place.role === 'only' ? 1 : 0;
+    if (namespaces.length < least || namespaces.length > NAMESPACES_MAX) {
+      throw new RangeError(
+        `expected ${least} to ${NAMESPACES_MAX} namespaces, got ${namespaces.length}`,
+      );
     }
     if (!/^[\x20-\x7e]{1,20}$/.test(serial)) {
       throw new RangeError(
         `expected a serial number of 1 to 20 ASCII characters, got ${JSON.stringify(serial)}`,
       );
     }
-    this.#gates = namespaces.map(
-      ({ storage, blockBytes }, index) =>
-        new NamespaceGate(new Namespace(index + 1, storage, blockBytes)),
-    );
+    let before = 0;
+    this.#gates = namespaces.map(({ nsid = before + 1, storage, blockBytes }) => {
+      if (!Number.isInteger(nsid) || nsid <= before || nsid > NAMESPACES_MAX) {
+        throw new RangeError(
+          `expected rising NSIDs from 1 to ${NAMESPACES_MAX}, got ${nsid} after ${before}`,
+        );
+      }
+      before = nsid;
+      return new NamespaceGate(new Namespace(nsid, storage, blockBytes));
+    });
     this.#pulse = new Pulse(
       () => this.#turn(),
       (error) => this.start(Promise.reject(error)),
@@ -154,6 +171,7 @@ export class Nvme extends PciFunction {
     );
     this.#adminPort = new AdminPort({
       serialNumber: serial,
+      place,
       subsystemNqn: subsystemNqn(serial),
       ioQueuesMax: IO_QUEUES_MAX,
       msixVectors: VECTORS,
@@ -241,6 +259,26 @@ export class Nvme extends PciFunction {
 
   get namespaces(): readonly Namespace[] {
     return this.#gates.map(({ namespace }) => namespace);
+  }
+
+  /**
+   * A controller for the next VM, over the same namespaces; these keep their block size, which says how their data
+   * lies, and are not write-protected. What one controller holds of its VM is in it alone: registers and queues,
+   * shadow doorbells, features, event requests and logs, the commands under way and the buffers of their data,
+   * unless the buffers were given to it ({@link NvmeOptions.buffers}): then they are for others as well.
+   */
+  async handOver(): Promise<Nvme> {
+    await this.atRest();
+    const namespaces = this.namespaces.map(({ nsid, storage, blockBytes }) => ({
+      ...{ nsid, storage, blockBytes },
+    }));
+    return new Nvme({ ...this.#options, namespaces });
+  }
+
+  /** Resets it, and waits until no storage works for it any more. */
+  protected async atRest(): Promise<void> {
+    this.reset('device');
+    await Promise.all(this.#gates.map((gate) => gate.idle()));
   }
 
   protected override onReset(cause: ResetCause): void {
