@@ -12,9 +12,21 @@ import { GPA, PAGE, Vms } from './vms.ts';
 const missing = noSealedRam();
 if (missing !== undefined) process.stderr.write(`${missing}\n`);
 
-/** The registers' first part, and configuration space: all that a transport and a function show of themselves. */
-async function shown(vmm: Awaited<ReturnType<Vms['connect']>>['vmm']) {
+type Connected = Awaited<ReturnType<Vms['connect']>>['vmm'];
+
+/** Where the MSI-X table lies (PCI Local Bus 3.0 §6.8.2.4). */
+async function msixTable({ config }: Connected): Promise<{ bar: number; offset: number }> {
+  const at = await config.capability('msix');
+  if (at === undefined) throw new Error('expected MSI-X, got none');
+  const place = await config.read32(at + 4);
+  return { bar: place & 7, offset: place & ~7 };
+}
+
+/** Registers, configuration space and MSI-X table: all that a transport and a function show of themselves. */
+async function shown(vmm: Connected) {
+  const { bar, offset } = await msixTable(vmm);
   return {
+    table: Buffer.from(await vmm.bar(bar).readBytes(offset, 64)).toString('hex'),
     config: Buffer.from(await vmm.config.readBytes(0, 256)).toString('hex'),
     registers: Buffer.from(await vmm.bar0.readBytes(0, 0x40)).toString('hex'),
   };
@@ -95,6 +107,10 @@ describe.each(modes)('a function that moves between VMs with %s memory', (mode, 
     await vmm.bar0.write32(0x14, 0x0046_0001);
     await vmm.config.write32(0x10, 0xfe00_0000);
     await vmm.config.write8(0x3c, 11);
+    const { bar, offset } = await msixTable(vmm);
+    await vmm.bar(bar).writeBytes(offset, new Uint8Array(64).fill(0xfe));
+    // The vectors' eventfds have been handed over and MSI-X is enabled since the function was connected.
+    expect(vmm.interruptKind).toBe('msix');
     const used = await shown(vmm);
     expect(used.config).not.toBe(fresh.config);
     expect(used.registers).not.toBe(fresh.registers);
