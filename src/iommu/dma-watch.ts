@@ -13,6 +13,8 @@ export interface DmaPiece {
   /** Bytes. */
   readonly length: number;
   readonly slot: AccessSlot;
+  /** It met pages of the other kind: shared ones through a key, or private ones in the clear. */
+  readonly crosses: boolean;
 }
 
 /** What a DMA was. Arrays hold until the observer returns. */

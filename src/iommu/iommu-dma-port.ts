@@ -31,7 +31,7 @@ const NO_BYTES = new Uint8Array(0);
 
 /** A run of bytes that lies together in guest-physical memory and goes through one slot. */
 interface Segment extends MemoryRun {
-  /** It meets pages of the other kind: private ones in the clear, or shared ones through a key. */
+  /** As in DmaPiece. */
   crosses: boolean;
   /** Whose bytes these are, in a batch. */
   access: DmaAccess | undefined;

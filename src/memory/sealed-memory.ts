@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { AccessSlot, KeySlot } from '../keys/key-slot.ts';
+import { type AccessSlot, isInClear, type KeySlot } from '../keys/key-slot.ts';
 import { Becomes } from './dma-gate.ts';
 import { type Gpa, type GuestMemory, MemoryError, type MemoryRun } from './guest-memory.ts';
 import { RamRegions } from './ram-regions.ts';
@@ -56,6 +56,7 @@ export class SealedMemory implements GuestMemory {
   }
 
   crosses(slot: AccessSlot, address: Gpa, length: number): boolean {
+    if (this.#port.shared.count === 0) return isInClear(slot);
     for (let done = 0; done < length; ) {
       const place = this.#place(address + done, length - done);
       if (this.#port.shared.crosses(slot, place.offset, place.length)) return true;

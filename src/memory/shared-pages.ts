@@ -67,7 +67,6 @@ export class SharedPages {
   /** Whether an access meets a page of the other kind. */
   crosses(slot: AccessSlot, offset: number, length: number): boolean {
     const clear = isInClear(slot);
-    if (this.#count === 0) return clear;
     const other = clear ? 0 : 1;
     const last = Math.floor((offset + length - 1) / PAGE_BYTES);
     for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) {

@@ -106,9 +106,11 @@ export interface TracedPiece {
   readonly slot?: number;
   /** It went encrypted, under that slot; false where memory is plain, and for an access in the clear. */
   readonly private: boolean;
+  /** It met pages of the other kind, shared or private, and its data is noise to one side. */
+  readonly crosses?: true;
 }
 
-/** A DMA that was refused; or that was done, which has an event of its own, and met pages of the other kind. */
+/** A DMA that was refused. */
 export interface FaultEvent extends OfFunction {
   readonly kind: 'fault';
   readonly direction: DmaDirection;
