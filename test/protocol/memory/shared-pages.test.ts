@@ -1,4 +1,5 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
@@ -323,14 +324,15 @@ describe.skipIf(missing !== undefined)('private and shared pages', () => {
   });
 
   test.each([
-    ['pages under constant fire', 4, 0],
-    ['many pages, with rests', 64, 2000],
+    ['pages under constant fire', 4, 0, false],
+    ['many pages, with rests', 64, 2000, false],
+    ['while the slot is rotated, again and again', 64, 500, true],
   ])(
     'nothing is lost while pages that two vCPUs and a device use are converted: %s',
     { timeout: 60_000 },
-    async (_name, pages, pauseEvery) => {
+    async (_name, pages, pauseEvery, rotated) => {
       await using bench = await sealedBench(4 * MIB);
-      const { memory, ram } = bench;
+      const { controller, memory, ram } = bench;
       const offset = MIB;
       const vcpuThreads = await twoVcpus({ path: ram.path, offset, pages, pauseEvery });
       let state = 99;
@@ -342,8 +344,18 @@ describe.skipIf(missing !== undefined)('private and shared pages', () => {
       const mine = Array.from({ length: pages }, () => new Uint8Array(PAGE / 2));
       const shared = new Array<boolean>(pages).fill(false);
       let lost = 0;
+      let misheld = 0;
       let accesses = 0;
       let conversions = 0;
+      let rotations = 0;
+      const { keys } = controller;
+      let again = Promise.resolve();
+      const stop = keys.onRotation(({ state }) => {
+        if (state !== 'done') return;
+        rotations++;
+        again = keys.rotate(SLOT).then(() => {});
+      });
+      if (rotated) await keys.rotate(SLOT);
       for (const until = Date.now() + 5000; Date.now() < until; ) {
         const page = random(pages);
         const own = mine[page] as Uint8Array;
@@ -352,7 +364,8 @@ describe.skipIf(missing !== undefined)('private and shared pages', () => {
           const to = random(2) === 0 ? 'share' : 'unshare';
           await memory[to](address, PAGE, { keep: true });
           shared[page] = to === 'share';
-          conversions++;
+          // The event loop hears of rotations that have ended.
+          if (conversions++ % 8 === 0) await nextTurn();
           continue;
         }
         const slot = shared[page] ? IN_CLEAR : SLOT;
@@ -365,10 +378,16 @@ describe.skipIf(missing !== undefined)('private and shared pages', () => {
         } else if (!read(memory, address + at, length, slot).equals(bytes)) {
           lost++;
         }
+        // DRAM has it in the clear if the page is shared, and at no moment if it is private.
+        const held = Buffer.from(ram.dram().buffer, ram.dram().byteOffset + address + at, length);
+        if (length >= 16 && held.equals(bytes) !== shared[page]) misheld++;
         accesses++;
       }
+      stop();
+      await again;
+      if (rotated) expect(rotations).toBeGreaterThan(5);
       const vcpus = await vcpuThreads.stop();
-      expect(lost).toBe(0);
+      expect({ lost, misheld }).toEqual({ lost: 0, misheld: 0 });
       expect(vcpus.map((vcpu) => vcpu.lost)).toEqual([0, 0]);
       for (const { stores } of vcpus) expect(stores).toBeGreaterThan(1000);
       expect(conversions).toBeGreaterThan(50);
