@@ -1,22 +1,16 @@
-import {
-  type FunctionInterrupts,
-  type FunctionOptions,
-  PciFunction,
-  type ResetCause,
-} from '../../pci/index.ts';
-import type { BlockStorage, StorageBuffers } from '../../storage/block-storage.ts';
+import { type FunctionInterrupts, PciFunction, type ResetCause } from '../../pci/index.ts';
 import { StorageBufferPool } from '../../storage/storage-buffers.ts';
 import type { AdminCommands } from './admin/admin-commands.ts';
 import { EventType } from './admin/async-events.ts';
 import { LogPage } from './admin/capabilities.ts';
 import { AdminPort } from './admin-port.ts';
 import { TRANSFER_BYTES_MAX } from './data-pointer/data-pointer.ts';
-import type { Doorbells } from './doorbells.ts';
 import { IoPath } from './io/io-path.ts';
 import { iovaFrom } from './iova.ts';
 import { misconfiguration } from './misconfiguration.ts';
-import { type BlockBytes, Namespace } from './namespace.ts';
+import type { Namespace } from './namespace.ts';
 import { NamespaceGate } from './namespace-gate.ts';
+import { checkSerial, type NvmeOptions, newNamespaces } from './nvme-options.ts';
 import { PinInterrupts } from './pin-interrupts.ts';
 import { Pulse } from './pulse.ts';
 import { CompletionQueue, type CompletionQueueHost } from './queue/completion-queue.ts';
@@ -27,12 +21,11 @@ import { QueueWorker } from './queue-worker.ts';
 import { controllerRegisters, SHUTDOWN } from './registers.ts';
 import { flushAll } from './shutdown.ts';
 import { subsystemNqn } from './subsystem-nqn.ts';
-import { ONLY_CONTROLLER, type SubsystemPlace } from './subsystem-place.ts';
+import { ONLY_CONTROLLER } from './subsystem-place.ts';
 
 /** I/O queues of each kind; one vector each, and the admin queue's. */
 const IO_QUEUES_MAX = 64;
 const VECTORS = IO_QUEUES_MAX + 1;
-const NAMESPACES_MAX = 256;
 const RETRY_NS = 1_000_000;
 /**
  * Measured with 32 reads of 4 KiB under way in a guest under TCG: where a submission costs a message
@@ -40,38 +33,7 @@ const RETRY_NS = 1_000_000;
  */
 const BATCH_SHARE = { message: 0.75, shadow: 0.5 } as const;
 
-export interface NamespaceOptions {
-  /** From 1. Default: one more than that of the one before. */
-  readonly nsid?: number;
-  /** The caller's to close, when the function is gone. */
-  readonly storage: BlockStorage;
-  /** Default 512. */
-  readonly blockBytes?: BlockBytes;
-}
-
-export interface NvmeOptions extends FunctionOptions {
-  /** By rising NSID; 1 to 256, or none for one of several controllers. */
-  readonly namespaces: readonly NamespaceOptions[];
-  /** Of the subsystem: at most 20 ASCII characters. */
-  readonly serial?: string;
-  /** Default: it is the only controller of its subsystem (see NvmeSubsystem). */
-  readonly place?: SubsystemPlace;
-  /**
-   * How the host tells of submissions. Default `shadow`, which is right for plain memory; who knows how
-   * guest memory is held says {@link doorbellsFor} it: in sealed memory `message` is faster at depth 1
-   * and no slower beyond.
-   */
-  readonly doorbells?: Doorbells;
-  /**
-   * How long shadow doorbells are polled after the last activity. Default 250: longer than a guest
-   * under TCG takes from a completion to its next submission.
-   */
-  readonly pollMicroseconds?: number;
-  /** Hold completions of a busy queue, to interrupt once for many. Default true. */
-  readonly coalescing?: boolean;
-  /** Default: a pool of its own. */
-  readonly buffers?: StorageBuffers;
-}
+export type { NamespaceOptions, NvmeOptions } from './nvme-options.ts';
 
 /**
  * An NVMe 1.4 controller with the NVM command set: registers and their state (§3.1, §7.3, §7.6). What
@@ -122,27 +84,8 @@ export class Nvme extends PciFunction {
     const { serial = 'SEALBUS0001', doorbells = 'shadow', coalescing = true } = options;
     const { namespaces, pollMicroseconds = 250 } = options;
     const { place = ONLY_CONTROLLER } = options;
-    const least = place.role === 'only' ? 1 : 0;
-    if (namespaces.length < least || namespaces.length > NAMESPACES_MAX) {
-      throw new RangeError(
-        `expected ${least} to ${NAMESPACES_MAX} namespaces, got ${namespaces.length}`,
-      );
-    }
-    if (!/^[\x20-\x7e]{1,20}$/.test(serial)) {
-      throw new RangeError(
-        `expected a serial number of 1 to 20 ASCII characters, got ${JSON.stringify(serial)}`,
-      );
-    }
-    let before = 0;
-    this.#gates = namespaces.map(({ nsid = before + 1, storage, blockBytes }) => {
-      if (!Number.isInteger(nsid) || nsid <= before || nsid > NAMESPACES_MAX) {
-        throw new RangeError(
-          `expected rising NSIDs from 1 to ${NAMESPACES_MAX}, got ${nsid} after ${before}`,
-        );
-      }
-      before = nsid;
-      return new NamespaceGate(new Namespace(nsid, storage, blockBytes));
-    });
+    checkSerial(serial);
+    this.#gates = newNamespaces(namespaces, place).map((namespace) => new NamespaceGate(namespace));
     this.#pulse = new Pulse(
       () => this.#turn(),
       (error) => this.start(Promise.reject(error)),

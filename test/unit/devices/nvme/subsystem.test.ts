@@ -146,6 +146,11 @@ describe('an NVM subsystem of a physical and three virtual functions', () => {
     expect(() => whole.controller(65)).toThrow(RangeError);
   });
 
+  test.each([[[2, 1]], [[3, 3]], [[0]], [[257]], [[1.5]]])('NSIDs of %j do not rise', (nsids) => {
+    const namespaces = nsids.map((nsid) => ({ nsid, storage: disk() }));
+    expect(() => new Nvme({ namespaces })).toThrow(/rising NSIDs/);
+  });
+
   test('a namespace is one function’s at a time, and a controller is made once', () => {
     const { whole, storages } = subsystem();
     expect(() => whole.assign(2, 2)).toThrow(/function 1's/);
