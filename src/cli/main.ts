@@ -1,16 +1,24 @@
 /** The `sealbus` command. Results go to stdout, everything else to stderr. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { bindCommand } from './commands/bind.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { faultsCommand } from './commands/faults.ts';
 import { imageCommand } from './commands/image.ts';
+import { inspectCommand } from './commands/inspect.ts';
+import { keyCommand } from './commands/key.ts';
+import { metricsCommand } from './commands/metrics.ts';
 import { perfettoCommand } from './commands/perfetto.ts';
+import { psCommand } from './commands/ps.ts';
+import { recordCommand } from './commands/record.ts';
 import { reportCommand } from './commands/report.ts';
 import { runCommand } from './commands/run.ts';
+import { serveCommand } from './commands/serve.ts';
 import { setupCommand } from './commands/setup.ts';
 import { testCommand } from './commands/test.ts';
 import { traceCommand } from './commands/trace.ts';
+import { vmCommand } from './commands/vm.ts';
 import { exitCodeOf } from './exit-code.ts';
 
 const { version, description } = JSON.parse(
@@ -27,6 +35,8 @@ const program = new Command('sealbus')
 for (const command of [
   ...[runCommand(), testCommand(), imageCommand(), demoCommand()],
   ...[traceCommand(), reportCommand(), perfettoCommand(), faultsCommand()],
+  ...[serveCommand(), psCommand(), inspectCommand(), keyCommand(), bindCommand(), vmCommand()],
+  ...[recordCommand(), metricsCommand()],
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));

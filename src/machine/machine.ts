@@ -29,7 +29,7 @@ export interface MachineOptions {
   readonly parts: Parts | Pick<Parts, 'libvfioUser'>;
   /** What it stands on, beside other VMs. Without one it has one of its own, which ends with it. */
   readonly platform?: Platform;
-  /** How guest memory is held; `plain` encrypts nothing. That of the platform, where one is given. */
+  /** How guest memory is held; `plain` encrypts nothing. A platform that is given has to be able to seal. */
   readonly memory: 'sealed' | 'plain';
   /** Size of guest memory, in whole MiB. */
   readonly bytes: number;
@@ -201,9 +201,10 @@ export class Machine implements AsyncDisposable {
    * Puts a function at an address of the guest's, on bus 0, and lets it reach all of the VM's memory, one to one,
    * under the VM's slot: its device-table entry may be changed at any time. Behind a virtio-iommu
    * that holds until the guest's driver says else.
-   * @throws Error where the place is taken
+   * @param socketPath where its server listens; in the run's directory unless told
+   * @throws Error where the place or the socket path is taken
    */
-  plug(endpoint: PciEndpoint, address: RequesterId): PluggedFunction {
+  plug(endpoint: PciEndpoint, address: RequesterId, socketPath?: string): PluggedFunction {
     const rid = this.#tenant.rid(address);
     const name = formatRequesterId(rid);
     if (this.#functions.some((other) => other.rid === rid)) {
@@ -217,7 +218,7 @@ export class Machine implements AsyncDisposable {
     );
     const server = VfioUserServer.listen({
       library: this.#parts.libvfioUser.library,
-      socketPath: this.platform.run.socket(name.replaceAll(/[:.]/g, '-')),
+      socketPath: socketPath ?? this.platform.run.socket(name.replaceAll(/[:.]/g, '-')),
       endpoint: seen,
       dma: port,
       busMaster: (enabled) => {
@@ -368,9 +369,9 @@ export class Machine implements AsyncDisposable {
 
 /** @throws Error where a machine of these options cannot stand on that platform */
 function checkShared(platform: Platform, { memory, instruments }: MachineOptions): void {
-  if (memory !== platform.mode) {
+  if (memory === 'sealed' && platform.mode === 'plain') {
     throw new Error(
-      `expected the platform's memory, which is ${platform.mode}, got a VM with ${memory} memory`,
+      'expected a VM with plain memory on a platform without a memory controller, got one with sealed',
     );
   }
   if (instruments !== undefined && instruments.length > 0) {

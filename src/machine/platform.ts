@@ -15,7 +15,7 @@ import { SlotRegister } from './slot-register.ts';
 import { Tenant } from './tenant.ts';
 
 export interface PlatformOptions {
-  /** How the memory of all its VMs is held; `plain` encrypts nothing. */
+  /** `sealed`: it has a memory controller, which seals the memory of VMs. `plain`: nothing is encrypted. */
   readonly memory: 'sealed' | 'plain';
   /** What went wrong and could be lived with. Default: standard error. */
   readonly log?: (message: string) => void;
@@ -25,6 +25,8 @@ export interface PlatformOptions {
 export interface TenantOptions {
   /** Size of guest memory, in whole MiB. */
   readonly bytes: number;
+  /** That of the platform unless told. A sealed platform may have VMs whose memory is plain. */
+  readonly memory?: 'sealed' | 'plain' | undefined;
   /** The next free one from 1 on unless told. */
   readonly slot?: KeySlot | undefined;
   readonly keyBits?: KeyBits | undefined;
@@ -119,7 +121,9 @@ export class Platform implements AsyncDisposable {
     try {
       await this.#fill(slot, vm, options);
       const left = () => this.#tenants.delete(tenant);
-      const tenant = await Tenant.settle(this, vm, slot, options.bytes, left);
+      const place = { vm, slot, bytes: options.bytes };
+      const controller = options.memory === 'plain' ? undefined : this.controller;
+      const tenant = await Tenant.settle(this, place, controller, left);
       this.#tenants.add(tenant);
       return tenant;
     } catch (error) {

@@ -1,5 +1,6 @@
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
+import type { MemoryController } from '../memory/memory-controller.ts';
 import { PlainMemory } from '../memory/plain-memory.ts';
 import type { SealedMemory } from '../memory/sealed-memory.ts';
 import { SealedRam } from '../memory/sealed-ram.ts';
@@ -9,6 +10,12 @@ import { plainRegions, sealedRegions } from './guest-ram.ts';
 import type { Platform } from './platform.ts';
 
 const SEGMENT = 0x10000;
+
+interface Place {
+  readonly vm: VmId;
+  readonly slot: KeySlot;
+  readonly bytes: number;
+}
 
 /** What one VM has of its platform, and gives back when it goes. */
 export class Tenant implements AsyncDisposable {
@@ -25,27 +32,25 @@ export class Tenant implements AsyncDisposable {
   #gone: Promise<void> | undefined;
 
   /**
-   * @param slot one that serves the VM
+   * @param place with a slot that serves the VM
+   * @param controller what seals its memory, if anything does
+   * @param left told once it has gone
    * @throws MemoryError; RangeError for a size not in whole pages
    */
   static async settle(
     platform: Platform,
-    vm: VmId,
-    slot: KeySlot,
-    bytes: number,
+    place: Place,
+    controller: MemoryController | undefined,
     left: () => void,
   ): Promise<Tenant> {
-    const { controller } = platform;
-    if (controller === undefined) return new Tenant(platform, vm, slot, bytes, undefined, left);
-    const ram = await SealedRam.create(controller, { name: `vm${vm}`, vm, slot, bytes });
-    return new Tenant(platform, vm, slot, bytes, ram, left);
+    const name = `vm${place.vm}`;
+    const ram = controller && (await SealedRam.create(controller, { name, ...place }));
+    return new Tenant(platform, place, ram, left);
   }
 
   private constructor(
     platform: Platform,
-    vm: VmId,
-    slot: KeySlot,
-    bytes: number,
+    { vm, slot, bytes }: Place,
     ram: SealedRam | undefined,
     left: () => void,
   ) {
