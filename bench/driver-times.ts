@@ -58,8 +58,13 @@ export class DriverTimes {
     this.#rounds = lines.filter(({ round }) => round > 0);
   }
 
+  /** Of each round, in order. */
+  roundsOf(bdf: string, attribute: TimedAttribute): readonly Times[] {
+    return this.#rounds.filter((one) => one.bdf === bdf && one.attribute === attribute);
+  }
+
   of(bdf: string, attribute: TimedAttribute): Times {
-    const mine = this.#rounds.filter((one) => one.bdf === bdf && one.attribute === attribute);
+    const mine = this.roundsOf(bdf, attribute);
     const middle = (key: keyof Times) => median(mine.map((one) => one[key]));
     return {
       ...{ median_ns: middle('median_ns'), min_ns: middle('min_ns') },

@@ -1,6 +1,6 @@
 /**
- * `npm run bench -- [--json] [mmio xts dma vms boot memory trace nvme] [--quick] [--cpus N]`: each figure beside
- * its peer, in one run, as ratios of medians of interleaved rounds. Without names all but nvme, which
+ * `npm run bench -- [--json] [mmio xts dma vms boot memory trace guest-tests nvme] [--quick] [--cpus N]`: each
+ * figure beside its peer, in one run, as ratios of medians of interleaved rounds. Without names all but nvme, which
  * takes several times as long as the others together, and a Debian. Progress goes to stderr; stdout has
  * the result, with --json one object and nothing else.
  *
@@ -16,6 +16,7 @@ import type { BenchContext } from './bench-context.ts';
 import { benchBoot } from './boot.ts';
 import { benchDma } from './dma.ts';
 import { benchGuestMmio } from './guest-mmio.ts';
+import { benchGuestTests } from './guest-tests.ts';
 import { machineFacts } from './machine-facts.ts';
 import { benchMemory } from './memory.ts';
 import { benchNvme, type NvmeBenchOptions } from './nvme.ts';
@@ -34,6 +35,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   boot: async (context) => ({ boot: await benchBoot(context) }),
   memory: async (context) => ({ memory: await benchMemory(context) }),
   trace: async (context) => ({ trace: await benchTrace(context) }),
+  'guest-tests': async (context) => ({ guestTests: await benchGuestTests(context) }),
   nvme: async (context, options) => ({ nvme: await benchNvme(context, options) }),
 };
 /** What a run without names leaves out. */
@@ -47,6 +49,7 @@ const KEYS: Readonly<Record<string, readonly Key[]>> = {
   boot: ['boot'],
   memory: ['memory'],
   trace: ['trace'],
+  'guest-tests': ['guestTests'],
   nvme: ['nvme'],
 };
 

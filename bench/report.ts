@@ -2,6 +2,7 @@ import type { BootResult } from './boot.ts';
 import type { DmaResult } from './dma.ts';
 import { type Bar, type Comparison, formatBar } from './figures.ts';
 import type { GuestMmioFigure, GuestMmioResult } from './guest-mmio.ts';
+import type { GuestTestsResult } from './guest-tests.ts';
 import type { MachineFacts } from './machine-facts.ts';
 import type { MemoryResult } from './memory.ts';
 import type { NvmeResult } from './nvme.ts';
@@ -17,6 +18,7 @@ export interface Report extends Partial<GuestMmioResult> {
   readonly boot?: BootResult;
   readonly memory?: MemoryResult;
   readonly trace?: TraceResult;
+  readonly guestTests?: GuestTestsResult;
   readonly nvme?: NvmeResult;
 }
 
@@ -31,7 +33,7 @@ export interface BarResult {
 
 /** Every bar of what was measured. */
 export function barsOf(report: Report): BarResult[] {
-  const { mmioRead, doorbellToInterrupt, xts, dma, vms, boot, trace, nvme } = report;
+  const { mmioRead, doorbellToInterrupt, xts, dma, vms, boot, trace, guestTests, nvme } = report;
   const named: [string, Comparison | undefined][] = [
     ['MMIO read from the guest', mmioRead],
     ['doorbell to interrupt from the guest', doorbellToInterrupt],
@@ -43,6 +45,8 @@ export function barsOf(report: Report): BarResult[] {
     ['boot, sealed', boot],
     ['MMIO read traced, one core', trace?.placements.oneCore],
     ['MMIO read traced, two cores', trace?.placements.twoCores],
+    ['guest test', guestTests],
+    ['client test', guestTests?.client],
     ...(nvme?.comparisons ?? []).map((one): [string, Comparison] => [
       `NVMe ${one.workload}, ${one.disk} of ${one.peer}`,
       one,
@@ -86,6 +90,7 @@ export function printReport(
     console.table({ device, controller, cServer, qemu: vmm, bareNode });
   }
   if (report.trace !== undefined) printTrace(report.trace);
+  if (report.guestTests !== undefined) printGuestTests(report.guestTests);
   if (report.nvme !== undefined) printNvme(report.nvme);
   console.log('\nbars');
   for (const { name, ratio, bar, met } of bars) {
@@ -123,6 +128,11 @@ function printTrace({ placements, events, fileBytes }: TraceResult): void {
     );
   }
   console.log(`${events} events in ${fileBytes} bytes`);
+}
+
+function printGuestTests({ times, toBooted }: GuestTestsResult): void {
+  console.log(`\none driver test, all of it; saved guests to booted ones ${toBooted.ratio}`);
+  console.table(times.map((one) => ({ ...one, rounds_ms: one.rounds_ms.join(' ') })));
 }
 
 function printNvme(nvme: NvmeResult): void {

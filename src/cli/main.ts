@@ -6,12 +6,14 @@ import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { faultsCommand } from './commands/faults.ts';
 import { imageCommand } from './commands/image.ts';
+import { initCommand } from './commands/init.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { keyCommand } from './commands/key.ts';
 import { metricsCommand } from './commands/metrics.ts';
 import { perfettoCommand } from './commands/perfetto.ts';
 import { psCommand } from './commands/ps.ts';
 import { recordCommand } from './commands/record.ts';
+import { replayCommand } from './commands/replay.ts';
 import { reportCommand } from './commands/report.ts';
 import { runCommand } from './commands/run.ts';
 import { serveCommand } from './commands/serve.ts';
@@ -33,8 +35,8 @@ const program = new Command('sealbus')
   .configureOutput({ outputError: (words, write) => write(`sealbus: ${words}`) });
 
 for (const command of [
-  ...[runCommand(), testCommand(), imageCommand(), demoCommand()],
-  ...[traceCommand(), reportCommand(), perfettoCommand(), faultsCommand()],
+  ...[runCommand(), testCommand(), initCommand(), imageCommand(), demoCommand()],
+  ...[traceCommand(), reportCommand(), perfettoCommand(), replayCommand(), faultsCommand()],
   ...[serveCommand(), psCommand(), inspectCommand(), keyCommand(), bindCommand(), vmCommand()],
   ...[recordCommand(), metricsCommand()],
   ...[doctorCommand(), setupCommand()],

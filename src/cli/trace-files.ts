@@ -1,4 +1,4 @@
-import { readdirSync, renameSync, statSync } from 'node:fs';
+import { readdirSync, renameSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import { openTrace } from '../trace/read-trace.ts';
 import { readTraceEnd } from '../trace/trace-tail.ts';
@@ -13,14 +13,16 @@ export interface TracedMachine {
 
 /**
  * Moves what machines wrote into `directory` to `output`, and to its name with -2, -3 and so on where
- * there are more, in the order in which they began. Files of machines that were killed before they
- * wrote anything are left.
+ * there are more, in the order in which they began. Files without a whole header are left: what wrote
+ * them was killed at once, or found the disk full.
  */
 export function takeTraces(directory: string, output: string): TracedMachine[] {
   const begun = readdirSync(directory)
-    .map((name) => join(directory, name))
-    .filter((path) => statSync(path).size > 0)
-    .map((path) => ({ path, epochMs: openTrace(path).header.epochMs }))
+    .flatMap((name) => {
+      const path = join(directory, name);
+      const epochMs = beginningOf(path);
+      return epochMs === undefined ? [] : [{ path, epochMs }];
+    })
     .sort((a, b) => a.epochMs - b.epochMs);
   return begun.map(({ path }, index) => {
     const end = readTraceEnd(path);
@@ -35,6 +37,14 @@ export function describeTrace({ path, events, dropped }: TracedMachine): string 
   if (events === undefined) return `${path}, cut short: what wrote it was killed`;
   const more = dropped === 0 ? '' : `, and ${dropped} more that found no room`;
   return `${path}, ${events} events${more}`;
+}
+
+function beginningOf(path: string): number | undefined {
+  try {
+    return openTrace(path).header.epochMs;
+  } catch {
+    return undefined;
+  }
 }
 
 function numbered(path: string, n: number): string {

@@ -18,19 +18,48 @@ export function hasConfig(project: string): boolean {
   return configNames.some((name) => existsSync(join(project, name)));
 }
 
-/** The program of the project's own vitest, or of ours. @throws Error where neither is installed */
+/**
+ * The program of the project's own vitest, or of ours.
+ * @throws Error where its own is of a version that `sealbus/vitest` does not fit
+ */
 export function findVitest(project: string): string {
-  for (const from of [join(project, 'package.json'), fileURLToPath(import.meta.url)]) {
-    let manifest: string;
-    try {
-      manifest = createRequire(from).resolve('vitest/package.json');
-    } catch {
-      continue; // not from here
-    }
-    const { bin } = JSON.parse(readFileSync(manifest, 'utf8')) as { bin: { vitest: string } };
-    return join(dirname(manifest), bin.vitest);
+  const ours = vitestFrom(fileURLToPath(import.meta.url));
+  const theirs = vitestFrom(join(project, 'package.json')) ?? ours;
+  if (ours === undefined || theirs === undefined) {
+    throw new Error(`expected vitest in ${project}, got none. Run 'npm install' there.`);
   }
-  throw new Error(`expected vitest in ${project}, got none. Run 'npm install' there.`);
+  if (major(theirs.version) !== major(ours.version)) {
+    throw new Error(
+      `expected vitest ${major(ours.version)} in ${project}, got ${theirs.version}. ` +
+        `Run 'npm install --save-dev vitest@${ours.version}' there.`,
+    );
+  }
+  return theirs.program;
+}
+
+interface Vitest {
+  readonly version: string;
+  /** Absolute path of what Node runs. */
+  readonly program: string;
+}
+
+/** As a module at this path would find it. */
+function vitestFrom(path: string): Vitest | undefined {
+  let manifest: string;
+  try {
+    manifest = createRequire(path).resolve('vitest/package.json');
+  } catch {
+    return undefined; // none there
+  }
+  const { version, bin } = JSON.parse(readFileSync(manifest, 'utf8')) as {
+    version: string;
+    bin: { vitest: string };
+  };
+  return { version, program: join(dirname(manifest), bin.vitest) };
+}
+
+function major(version: string): string {
+  return version.split('.', 1)[0] ?? '';
 }
 
 /** What stdout gets: vitest's own words for people, or a report that a machine reads. */

@@ -5,6 +5,10 @@ import type { DmaMemory } from '../vfio-user/client/dma-by-message.ts';
 import { FreeRanges } from './free-ranges.ts';
 import { GuestBuffer } from './guest-buffer.ts';
 
+/** Address 0 is not memory, so that a device that was given no address is refused. */
+export const GPA_DEFAULT = 0x10_0000;
+export const BYTES_DEFAULT = 64 * 2 ** 20;
+
 const FILL_BYTES = 64 * 1024;
 
 export interface AllocateOptions {

@@ -6,14 +6,12 @@ import { PciFunction } from '../pci/function.ts';
 import { parseRequesterId, type RequesterId, requesterId } from '../pci/requester-id.ts';
 import { ensureLibvfioUser } from '../setup/ensure-libvfio-user.ts';
 import { BufferDomain } from './buffer-domain.ts';
-import { ClientMemory } from './client-memory.ts';
+import { BYTES_DEFAULT, ClientMemory, GPA_DEFAULT } from './client-memory.ts';
 import { Vmm, type VmmOptions } from './vmm.ts';
 
 /** Where the first function goes that names no place. */
 const FIRST_DEVICE = 5;
 const LAST_DEVICE = 31;
-const GPA = 0x10_0000;
-const BYTES = 64 * 2 ** 20;
 const MIB = 2 ** 20;
 /** Turns of the event loop in which a server sees that its client has gone. */
 const GONE_TURNS_MAX = 1000;
@@ -127,13 +125,13 @@ export class HostedVmm<Device extends PciEndpoint = PciEndpoint> extends Vmm<Dev
 }
 
 async function startHost(options: HostOptions): Promise<Host> {
-  const { bytes = BYTES, gpa = GPA, memory: mode = 'plain', iommu, instruments, log } = options;
+  const { bytes = BYTES_DEFAULT, gpa = GPA_DEFAULT, iommu, instruments, log } = options;
   if (!Number.isSafeInteger(bytes) || bytes <= 0 || bytes % MIB !== 0) {
     throw new RangeError(`expected guest memory in whole MiB, got ${bytes} bytes`);
   }
   const machine = await Machine.create({
     parts: { libvfioUser: await ensureLibvfioUser() },
-    memory: mode,
+    memory: options.memory ?? 'plain',
     bytes,
     ...(instruments === undefined ? {} : { instruments }),
     ...(log === undefined ? {} : { log }),

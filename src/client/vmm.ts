@@ -4,7 +4,7 @@ import type { InterruptKind, VfioUserClient } from '../vfio-user/client/client.t
 import type { InterruptEvent } from '../vfio-user/client/interrupt-event.ts';
 import { REGION_CONFIG } from '../vfio-user/protocol.ts';
 import { BarRegion } from './bar-region.ts';
-import { ClientMemory } from './client-memory.ts';
+import { BYTES_DEFAULT, ClientMemory, GPA_DEFAULT } from './client-memory.ts';
 import { ConfigRegion } from './config-region.ts';
 import { connected } from './connecting.ts';
 import type { HostedVmm, HostOptions } from './hosted-vmm.ts';
@@ -12,9 +12,6 @@ import { type InterruptChoice, Interrupts } from './interrupts.ts';
 
 const BARS = 6;
 const TIMEOUT_MS = 5000;
-/** Address 0 is not memory, so that a device that was given no address is refused. */
-const GPA = 0x10_0000;
-const BYTES = 64 * 2 ** 20;
 
 export interface VmmOptions {
   /** Size of guest memory, in whole pages. Default 64 MiB; it takes up what is written. */
@@ -114,7 +111,7 @@ export class Vmm<Device = unknown> implements AsyncDisposable {
    *   ConnectionLost; Error where it does not answer in time, or breaks the protocol
    */
   static async connect(socketPath: string, options: ConnectOptions = {}): Promise<Vmm> {
-    const { gpa = GPA, bytes = BYTES, file } = options;
+    const { gpa = GPA_DEFAULT, bytes = BYTES_DEFAULT, file } = options;
     const memory =
       file === undefined ? ClientMemory.plain(gpa, bytes) : ClientMemory.sealed(gpa, bytes, file);
     const vmm = new Vmm({ socketPath, memory, options });

@@ -5,7 +5,7 @@ import { dramFaults } from './dram-faults.ts';
 import type { AnyDeclaration, ContextOf, ParametersOf } from './fault.ts';
 import { interruptFaults } from './interrupt-faults.ts';
 import { iommuFaults } from './iommu-faults.ts';
-import type { ParameterOptions } from './parameter.ts';
+import { type ParameterOptions, readParameters } from './parameter.ts';
 import { registerFaults } from './register-faults.ts';
 import { resetFaults } from './reset-faults.ts';
 import type { TriggerOptions } from './trigger.ts';
@@ -33,6 +33,21 @@ export type ArmOptions<Name extends FaultName> = TriggerOptions<
 
 /** The same by name, from which a call of `arm` infers what its `when` is asked about. */
 export type ArmOptionsByName = { readonly [Name in FaultName]: ArmOptions<Name> };
+
+/**
+ * The values of a fault's parameters out of what was given.
+ * @throws RangeError where there is no such fault, or a value is not what it should be; TypeError where
+ *   one is missing or unknown, or they do not go together
+ */
+export function parametersOf(
+  name: string,
+  given: Readonly<Record<string, unknown>>,
+): Readonly<Record<string, unknown>> {
+  const declared = faultNamed(name);
+  const values = readParameters(name, declared.parameters, given);
+  declared.check?.(values);
+  return values;
+}
 
 /** @throws RangeError where there is no such fault */
 export function faultNamed(name: string): AnyDeclaration {

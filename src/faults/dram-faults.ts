@@ -1,4 +1,4 @@
-import type { Gpa } from '../memory/guest-memory.ts';
+import { type Gpa, MemoryError } from '../memory/guest-memory.ts';
 import type { Iova } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
 import type { DmaMade } from './dma-faults.ts';
@@ -41,6 +41,12 @@ export function flip(fault: ArmedFlip, dma: DmaMade, dram: DramUnderTest): void 
   const address = (parameters.gpa as Gpa | undefined) ?? dram.gpaOf(dma.rid, iova);
   // A DMA that leads nowhere is refused a moment later.
   if (address === undefined) return;
-  dram.flipBit(address, bit);
+  try {
+    dram.flipBit(address, bit);
+  } catch (error) {
+    // No memory is there, or it does not answer: what the DMA makes of that is not the fault's.
+    if (error instanceof MemoryError) return;
+    throw error;
+  }
   fault.struck(`bit ${bit} of the byte at 0x${address.toString(16)}`);
 }

@@ -4,12 +4,11 @@ import type { Instrument } from '../machine/instrument.ts';
 import { type Clock, systemClock } from '../pci/clock.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
-import { type ArmOptionsByName, type FaultName, faultNamed } from './catalogue.ts';
+import { type ArmOptionsByName, type FaultName, parametersOf } from './catalogue.ts';
 import type { AnyArmed } from './fault.ts';
 import { FaultyFunction } from './faulty-function.ts';
 import { IommuSite } from './iommu-faults.ts';
 import { type FaultyMachine, MachineUnderTest } from './machine-under-test.ts';
-import { readParameters } from './parameter.ts';
 import { RandomStream } from './random-stream.ts';
 import { type Strike, StrikeLog } from './strike.ts';
 import { checkTrigger, Trigger, type TriggerOptions } from './trigger.ts';
@@ -88,22 +87,27 @@ export class FaultPlan implements Instrument {
   }
 
   /**
-   * Arms a fault of the catalogue, from now on and for functions that are plugged in later as well.
-   * @throws RangeError, TypeError where the options are not the fault's, or fit none of the functions
+   * Arms a fault of the catalogue, from now on and for functions that are plugged in later as well, as far as
+   * it fits them.
+   * @throws RangeError, TypeError where the options are not the fault's, or fit none of the functions there
    */
   arm<Name extends FaultName>(name: Name, options: ArmOptionsByName[Name]): FaultHandle {
-    const declared = faultNamed(name);
     const { rate, nth, every, when, times, rid, ...given } = options as ArmOptionsByName[Name] &
       Record<string, unknown>;
     const trigger = { rate, nth, every, when, times } as TriggerOptions<never>;
     checkTrigger(trigger);
     const armed: Armed = {
       ...{ name, order: this.#arms, rid, trigger },
-      parameters: readParameters(name, declared.parameters, given),
+      parameters: parametersOf(name, given),
       at: new Map(),
       struck: 0,
     };
-    for (const one of this.#functions.values()) this.#armAt(armed, one);
+    const misfits: RangeError[] = [];
+    for (const one of this.#functions.values()) {
+      const misfit = this.#armAt(armed, one);
+      if (misfit !== undefined) misfits.push(misfit);
+    }
+    if (armed.at.size === 0 && misfits[0] !== undefined) throw misfits[0];
     this.#arms++;
     this.#armed.push(armed);
     return {
@@ -158,9 +162,10 @@ export class FaultPlan implements Instrument {
     for (const { at } of this.#armed) at.clear();
   }
 
-  #armAt(armed: Armed, one: FaultyFunction): void {
+  /** @returns why the fault does not fit the function, where it does not */
+  #armAt(armed: Armed, one: FaultyFunction): RangeError | undefined {
     const { name, order, rid, trigger, parameters } = armed;
-    if (rid === undefined ? one.device instanceof VirtioIommu : rid !== one.rid) return;
+    if (rid === undefined ? one.device instanceof VirtioIommu : rid !== one.rid) return undefined;
     const stream = RandomStream.of(this.seed, order, one.rid);
     const counted = new Trigger<never>(trigger, stream);
     const at = {
@@ -172,8 +177,14 @@ export class FaultPlan implements Instrument {
         this.#machine.injected(one.rid, name, detail);
       },
     } as AnyArmed;
-    one.arm(at);
+    try {
+      one.arm(at);
+    } catch (error) {
+      if (error instanceof RangeError) return error;
+      throw error;
+    }
     armed.at.set(one, at);
+    return undefined;
   }
 
   #disarm(armed: Armed): void {

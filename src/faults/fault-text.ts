@@ -1,6 +1,5 @@
 import { parseRequesterId } from '../pci/requester-id.ts';
-import { type ArmOptions, type FaultName, faultNamed } from './catalogue.ts';
-import { readParameters } from './parameter.ts';
+import { type ArmOptions, type FaultName, faultNamed, parametersOf } from './catalogue.ts';
 import { checkTrigger, TRIGGERS, type TriggerOptions } from './trigger.ts';
 
 /** A fault as a command line says it, ready to be armed. */
@@ -32,7 +31,7 @@ export function parseFault(text: string): FaultChoice {
     ? trigger
     : { nth: 1, ...trigger };
   checkTrigger(when as TriggerOptions<never>);
-  const options = { ...when, ...where, ...readParameters(name, parameters, own) };
+  const options = { ...when, ...where, ...parametersOf(name, own) };
   return { name: name as FaultName, options: withoutGaps(options) as ArmOptions<FaultName> };
 }
 

@@ -10,6 +10,8 @@ export interface FaultDeclaration<Context, P extends ParameterSet> {
   /** What is counted, and may be struck. */
   readonly occasion: string;
   readonly parameters: P;
+  /** @throws TypeError where the parameters do not go together */
+  check?(parameters: ParameterValues<P>): void;
   /** Never there: ties the declaration to its context. */
   readonly context?: Context;
 }

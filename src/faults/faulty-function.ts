@@ -59,7 +59,7 @@ export class FaultyFunction implements PciEndpoint, FunctionHost {
     ];
   }
 
-  /** @throws RangeError, TypeError where the fault does not fit this function */
+  /** @throws RangeError where the fault does not fit this function */
   arm(fault: AnyArmed): void {
     for (const site of this.#sites) site.arm(fault);
   }

@@ -27,6 +27,10 @@ export const registerFaults = {
       mask: optionalBits('which bits; default all, or the field'),
       value: optionalBits('the value, of the whole register; default what it reads then'),
     },
+    check({ register, offset }) {
+      if ((register === undefined) !== (offset === undefined)) return;
+      throw new TypeError('register.stuck needs a register by its name, or by its offset in a BAR');
+    },
   }),
   'device.stall': fault({
     says: 'The device takes register writes and does nothing, until it is reset.',
@@ -86,7 +90,7 @@ export class RegisterSite extends FaultSite<ArmedRegisterFault> {
     return fault.name in resetFaults && (fault as ArmedReset).parameters.of === 'write';
   }
 
-  /** @throws RangeError, TypeError where it names no register of this function */
+  /** @throws RangeError where it names no register of this function */
   override arm(fault: AnyArmed): void {
     if (this.takes(fault) && fault.name === 'register.stuck') {
       this.#places.set(fault, this.#placeOf(fault));
@@ -104,11 +108,9 @@ export class RegisterSite extends FaultSite<ArmedRegisterFault> {
     }
   }
 
+  /** @throws RangeError where this function has no such register */
   #placeOf({ name, parameters }: ArmedStuck): RegisterPlace {
     const { register, bar = 0, offset, width = 4, mask } = parameters;
-    if ((register === undefined) === (offset === undefined)) {
-      throw new TypeError(`${name} needs a register by its name, or by its offset in a BAR`);
-    }
     const place =
       register === undefined
         ? { bar, offset: offset ?? 0, width, mask: allBits(width) }

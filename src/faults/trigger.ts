@@ -2,7 +2,7 @@ import type { RandomStream } from './random-stream.ts';
 
 /** When an armed fault strikes: exactly one of `rate`, `nth`, `every` and `when`. */
 export type TriggerOptions<Context> = {
-  /** At most so many strikes; after them the fault stays quiet. Default: no bound. */
+  /** At most so many strikes at each function; after them it stays quiet there. Default: no bound. */
   readonly times?: number;
 } & (
   | {

@@ -5,12 +5,14 @@ import type {
   RotationListener,
   RotationProgress,
   SlotKeeper,
+  SlotListener,
 } from './slot-keeper.ts';
 import {
   checkKeyBits,
   KeySlotError,
   type SlotDescription,
   SlotLifecycle,
+  type SlotStep,
 } from './slot-lifecycle.ts';
 import type { VmId } from './vm-id.ts';
 
@@ -20,11 +22,12 @@ import type { VmId } from './vm-id.ts';
  */
 export class KeylessSlots implements SlotKeeper {
   readonly #life = new SlotLifecycle();
-  readonly #listeners = new Set<RotationListener>();
+  readonly #slotListeners = new Set<SlotListener>();
+  readonly #rotationListeners = new Set<RotationListener>();
 
   async generate(slot: KeySlot, { vm, keyBits = 256 }: KeyOptions = {}): Promise<SlotDescription> {
     this.#life.fill('generate', slot, { vm, keyBits: checkKeyBits(keyBits) });
-    return this.#life.describe(slot);
+    return this.#now(slot, 'generate');
   }
 
   /** Always rejects: a key that nobody uses is better left where it is. */
@@ -34,12 +37,12 @@ export class KeylessSlots implements SlotKeeper {
 
   async bind(slot: KeySlot, vm: VmId): Promise<SlotDescription> {
     this.#life.bind(slot, vm);
-    return this.#life.describe(slot);
+    return this.#now(slot, 'bind');
   }
 
   async activate(slot: KeySlot): Promise<SlotDescription> {
     this.#life.activate(slot);
-    return this.#life.describe(slot);
+    return this.#now(slot, 'activate');
   }
 
   async rotate(
@@ -49,11 +52,11 @@ export class KeylessSlots implements SlotKeeper {
     if (descriptor !== undefined) throw noKeys(slot);
     this.#life.rotate(slot, checkKeyBits(keyBits ?? this.#life.describe(slot).keyBits ?? 256));
     this.#life.finish(slot);
-    const described = this.#life.describe(slot);
-    const nothing = { pages: 0, passedPages: 0, movedPages: 0 };
+    const described = this.#now(slot, 'rotate');
     const { generation } = described;
-    for (const listener of this.#listeners) {
-      listener({ slot, generation, state: 'done', ...nothing }, described);
+    const nothing = { pages: 0, passedPages: 0, movedPages: 0 };
+    for (const listener of this.#rotationListeners) {
+      listener({ slot, generation, state: 'done', ...nothing });
     }
     return described;
   }
@@ -68,17 +71,28 @@ export class KeylessSlots implements SlotKeeper {
 
   async revoke(slot: KeySlot): Promise<SlotDescription> {
     this.#life.revoke(slot);
-    return this.#life.describe(slot);
+    return this.#now(slot, 'revoke');
   }
 
   async destroy(slot: KeySlot): Promise<SlotDescription> {
     this.#life.destroy(slot);
-    return this.#life.describe(slot);
+    return this.#now(slot, 'destroy');
+  }
+
+  onSlot(listener: SlotListener): () => void {
+    this.#slotListeners.add(listener);
+    return () => this.#slotListeners.delete(listener);
   }
 
   onRotation(listener: RotationListener): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    this.#rotationListeners.add(listener);
+    return () => this.#rotationListeners.delete(listener);
+  }
+
+  #now(slot: KeySlot, step: SlotStep): SlotDescription {
+    const described = this.#life.describe(slot);
+    for (const listener of this.#slotListeners) listener(described, step);
+    return described;
   }
 
   #notRotating(slot: KeySlot): KeySlotError {

@@ -1,5 +1,5 @@
 import type { KeySlot } from './key-slot.ts';
-import type { KeyBits, SlotDescription } from './slot-lifecycle.ts';
+import type { KeyBits, SlotDescription, SlotStep } from './slot-lifecycle.ts';
 import type { VmId } from './vm-id.ts';
 
 /** How far the rotation of a slot is. */
@@ -54,8 +54,15 @@ export interface SlotKeeper {
   /** From the answer on nothing is decrypted or encrypted under the slot, and its keys are wiped. */
   revoke(slot: KeySlot): Promise<SlotDescription>;
   destroy(slot: KeySlot): Promise<SlotDescription>;
-  /** Calls with each word of a rotation, and what its slot then is. Answers how to stop that. */
+  /**
+   * Calls with what a slot has become, and by which step, undefined where nobody asked for it. In the order in
+   * which it came about, and before the step's promise resolves: a promise is heard when its turn comes, and
+   * then more may have come about. Answers how to stop that.
+   */
+  onSlot(listener: SlotListener): () => void;
+  /** Calls with each word of a rotation. Answers how to stop that. */
   onRotation(listener: RotationListener): () => void;
 }
 
-export type RotationListener = (progress: RotationProgress, slot: SlotDescription) => void;
+export type SlotListener = (slot: SlotDescription, step: SlotStep | undefined) => void;
+export type RotationListener = (progress: RotationProgress) => void;

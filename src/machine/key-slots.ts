@@ -6,7 +6,12 @@ import type {
   RotationProgress,
   SlotKeeper,
 } from '../keys/slot-keeper.ts';
-import { expectStep, KeySlotError, type SlotDescription } from '../keys/slot-lifecycle.ts';
+import {
+  expectStep,
+  KeySlotError,
+  type SlotDescription,
+  type SlotStep,
+} from '../keys/slot-lifecycle.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { SlotRegister } from './slot-register.ts';
 
@@ -30,13 +35,14 @@ export class KeySlots {
   constructor(register: SlotRegister, keeper: SlotKeeper) {
     this.#register = register;
     this.#keeper = keeper;
-    keeper.onRotation((progress, slot) => this.#heard(progress, slot));
+    keeper.onSlot((slot, step) => this.#enter(slot, step));
+    keeper.onRotation((progress) => this.#heard(progress));
   }
 
   /** Makes a random key: empty → loaded. @throws KeySlotError, MemoryError */
   async generate(slot: KeySlot, options: KeyOptions = {}): Promise<SlotDescription> {
     this.#expect(slot, 'generate');
-    return this.#entered(await this.#keeper.generate(slot, options));
+    return await this.#keeper.generate(slot, options);
   }
 
   /**
@@ -52,19 +58,19 @@ export class KeySlots {
     options: KeyOptions = {},
   ): Promise<SlotDescription> {
     this.#expect(slot, 'load');
-    return this.#entered(await this.#keeper.load(slot, descriptor, options));
+    return await this.#keeper.load(slot, descriptor, options);
   }
 
   /** Gives a loaded slot to a VM, once. @throws KeySlotError, MemoryError */
   async bind(slot: KeySlot, vm: VmId): Promise<SlotDescription> {
     this.#expect(slot, 'bind');
-    return this.#entered(await this.#keeper.bind(slot, vm));
+    return await this.#keeper.bind(slot, vm);
   }
 
   /** loaded and bound → active: from here on it serves its VM. @throws KeySlotError, MemoryError */
   async activate(slot: KeySlot): Promise<SlotDescription> {
     this.#expect(slot, 'activate');
-    return this.#entered(await this.#keeper.activate(slot));
+    return await this.#keeper.activate(slot);
   }
 
   /**
@@ -75,7 +81,7 @@ export class KeySlots {
   async rotate(slot: KeySlot, options: RotateOptions = {}): Promise<SlotDescription> {
     this.#expect(slot, 'rotate');
     const keyBits = options.keyBits ?? this.describe(slot).keyBits;
-    return this.#entered(await this.#keeper.rotate(slot, { ...options, keyBits }));
+    return await this.#keeper.rotate(slot, { ...options, keyBits });
   }
 
   /** Stops a rotation where it is: both keys stay in use. @throws KeySlotError, MemoryError */
@@ -160,17 +166,15 @@ export class KeySlots {
     });
   }
 
-  #expect(slot: KeySlot, step: Parameters<typeof expectStep>[2]): void {
+  #expect(slot: KeySlot, step: SlotStep): void {
     expectStep(slot, this.describe(slot).state, step);
   }
 
-  /**
-   * The keeper's words come in the order of what it did, so the last of them holds. Only a slot that was
-   * withdrawn here stays so until the keeper answers that.
-   */
-  #entered(description: SlotDescription): SlotDescription {
-    if (!this.#withdrawals.has(description.slot)) this.#register.enter(description);
-    return description;
+  /** What the keeper says holds; only a slot that was withdrawn here stays so until it has answered that. */
+  #enter(description: SlotDescription, step: SlotStep | undefined): void {
+    const { slot } = description;
+    if (step === 'revoke' || step === 'destroy') this.#withdrawn(slot);
+    if (!this.#withdrawals.has(slot)) this.#register.enter(description);
   }
 
   async #withdraw(
@@ -180,23 +184,25 @@ export class KeySlots {
     const { slot } = gone;
     this.#register.enter(gone);
     this.#withdrawals.set(slot, (this.#withdrawals.get(slot) ?? 0) + 1);
-    let answer: SlotDescription;
     try {
-      answer = await tell();
-    } finally {
-      const left = (this.#withdrawals.get(slot) ?? 1) - 1;
-      if (left > 0) this.#withdrawals.set(slot, left);
-      else this.#withdrawals.delete(slot);
+      return await tell();
+    } catch (error) {
+      this.#withdrawn(slot);
+      throw error;
     }
-    return this.#entered(answer);
   }
 
-  #heard(progress: RotationProgress, slot: SlotDescription): void {
-    this.#entered(slot);
+  #withdrawn(slot: KeySlot): void {
+    const left = (this.#withdrawals.get(slot) ?? 0) - 1;
+    if (left > 0) this.#withdrawals.set(slot, left);
+    else this.#withdrawals.delete(slot);
+  }
+
+  #heard(progress: RotationProgress): void {
     this.#rotations.set(progress.slot, progress);
     for (const listener of this.#listeners) {
       try {
-        listener(progress, slot);
+        listener(progress);
       } catch (error) {
         // Who only watches must not stop a rotation.
         process.emitWarning(error instanceof Error ? error : String(error));

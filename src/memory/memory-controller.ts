@@ -62,7 +62,7 @@ export class MemoryController {
     this.#child = child;
     this.#descriptors = descriptors;
     this.keys = new ControllerKeys(
-      (request) => this.#ask(request),
+      (request, onAnswer) => this.#ask(request, onAnswer),
       (descriptor) => descriptors.send(descriptor),
     );
     this.#options = options;
@@ -170,8 +170,10 @@ export class MemoryController {
     clearTimeout(timer);
   }
 
+  /** @param onAnswer called with the answer as it comes, before what came after it */
   #ask<Op extends ControllerRequest['op']>(
     request: Extract<ControllerRequest, { op: Op }>,
+    onAnswer?: (answer: ControllerAnswers[Op]) => void,
   ): Promise<ControllerAnswers[Op]> {
     return new Promise((resolve, reject) => {
       if (!this.#child.connected) {
@@ -179,7 +181,11 @@ export class MemoryController {
         return;
       }
       const id = this.#nextId++;
-      this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      const answered = (value: unknown) => {
+        onAnswer?.(value as ControllerAnswers[Op]);
+        resolve(value as ControllerAnswers[Op]);
+      };
+      this.#waiting.set(id, { resolve: answered, reject });
       const call: ControllerCall = { id, request };
       this.#child.send(call, (error) => {
         if (error === null) return;

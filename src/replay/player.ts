@@ -47,7 +47,7 @@ export class Player implements DmaJudge {
     this.#device = device;
     this.#time = time;
     this.#options = options;
-    this.#outputs = new RecordedOutputs(script);
+    this.#outputs = new RecordedOutputs(script, ({ t }) => time.goTo(t));
     this.#names = new RegisterNames(script.rid, script.plugged.event.bars);
   }
 
@@ -176,8 +176,13 @@ export class Player implements DmaJudge {
         this.#miss(missing, input);
         return;
       }
-      if (this.#time.ringOne(until)) await promisesGoOn();
-      else await this.#turn();
+      if (this.#time.ringOne(until)) {
+        await promisesGoOn();
+        continue;
+      }
+      // A device that looks at its clock again and again finds it as late as it was then.
+      this.#time.goTo(Math.min(missing.event.t, until));
+      await this.#turn();
     }
   }
 

@@ -13,6 +13,7 @@ type Mode = InterruptModeEvent['mode'];
  */
 export class RecordedOutputs {
   readonly #script: Script;
+  readonly #came: (event: OutputEvent) => void;
   #next = 0;
   #mode: Mode = 'none';
   /** Inputs that have been played, the one that is being played too. */
@@ -20,13 +21,10 @@ export class RecordedOutputs {
   /** Whether what comes now may come early. */
   mayBeEarly = false;
 
-  constructor(script: Script) {
+  /** @param came hears of each output as it comes */
+  constructor(script: Script, came: (event: OutputEvent) => void) {
     this.#script = script;
-  }
-
-  /** Outputs that have come. */
-  get matched(): number {
-    return this.#next;
+    this.#came = came;
   }
 
   /** What the device has to do next; undefined behind the last. */
@@ -112,7 +110,9 @@ export class RecordedOutputs {
     const { outputs } = this.#script;
     for (;;) {
       const output = outputs[this.#next++];
-      if (output === undefined || output === taken) return;
+      if (output === undefined) return;
+      this.#came(output.event);
+      if (output === taken) return;
       if (output.event.kind === 'interrupt-mode') this.#mode = output.event.mode;
     }
   }

@@ -3,11 +3,16 @@ import { type TestAPI, type TestError, vi, test as vitestTest } from 'vitest';
 import type { HostedVmm } from '../client/hosted-vmm.ts';
 import type { FaultPlan } from '../faults/fault-plan.ts';
 import type { Machine } from '../machine/machine.ts';
+import { FuseUnavailable } from '../memory/fuse/fuse-unavailable.ts';
+import { MemoryError } from '../memory/guest-memory.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
+import { SetupError } from '../setup/setup-error.ts';
 import type { Trace } from '../trace/trace.ts';
 import { SourceBuildError } from '../vm/driver-build.ts';
+import { shownPath } from '../vm/shown-path.ts';
+import { VmError } from '../vm/vm-error.ts';
 import { dropEvidence, keepEvidence, repeatLine, type TestPlace } from './evidence.ts';
-import { noDevice, Rig } from './rig.ts';
+import { Rig, RigError } from './rig.ts';
 import type { TestGuest } from './test-guest.ts';
 import { checkOptions, type DriverTestOptions } from './test-options.ts';
 
@@ -62,19 +67,10 @@ const extended = vitestTest.extend<DriverFixtures>({
   trace: async ({ rig }, use) => await use(rig.trace),
   faults: async ({ rig }, use) => await use(rig.faults),
   devices: async ({ rig }, use) => await use(rig.devices),
-  device: async ({ rig }, use) => {
-    const [device] = rig.devices;
-    if (device === undefined) throw new Error(noDevice);
-    await use(device);
-  },
-  machine: async ({ rig }, use) => await use(await rig.machine()),
-  client: async ({ rig }, use) => await use(await rig.client()),
-  guest: async ({ rig }, use) => {
-    const guest = await rig.guest().catch((error) => {
-      throw pointed(error);
-    });
-    await use(guest);
-  },
+  device: async ({ rig }, use) => await use(rig.device),
+  machine: async ({ rig }, use) => await use(await setUp(() => rig.machine())),
+  client: async ({ rig }, use) => await use(await setUp(() => rig.client())),
+  guest: async ({ rig }, use) => await use(await setUp(() => rig.guest())),
 });
 
 export const test: DriverTest = withUse(extended);
@@ -99,9 +95,22 @@ function withUse<Device extends PciEndpoint>(
   return driverTest as unknown as DriverTest<Device>;
 }
 
-/** For the tests of this file that say nothing themselves. */
+/** For the tests of this file that say nothing themselves; a project that is more patient stays so. */
 function patience(): void {
-  vi.setConfig({ testTimeout: timeoutMs, hookTimeout: timeoutMs });
+  const { testTimeout, hookTimeout } = settings();
+  vi.setConfig({
+    testTimeout: Math.max(testTimeout, timeoutMs),
+    hookTimeout: Math.max(hookTimeout, timeoutMs),
+  });
+}
+
+/** vitest tells a file's settings nowhere else; 0 is no limit there. */
+function settings(): Record<'testTimeout' | 'hookTimeout', number> {
+  const worker = (globalThis as { __vitest_worker__?: { config?: Record<string, unknown> } })
+    .__vitest_worker__;
+  const limit = (value: unknown) => (typeof value !== 'number' ? 0 : value || 2 ** 31 - 1);
+  const { testTimeout, hookTimeout } = worker?.config ?? {};
+  return { testTimeout: limit(testTimeout), hookTimeout: limit(hookTimeout) };
 }
 
 interface Outcome {
@@ -116,25 +125,17 @@ async function conclude(
   task: Outcome,
   waiting: readonly string[],
 ): Promise<void> {
-  const found = await rig.finish();
-  const errors = task.result?.state === 'fail' ? (task.result.errors ?? []) : [];
-  if (found.length === 0 && errors.length === 0) {
+  const own = task.result?.state === 'fail' ? (task.result.errors ?? []) : [];
+  const found = await rig.finish(own);
+  if (found.length === 0 && own.length === 0) {
     dropEvidence(place);
     return;
   }
   if (task.fails && found.length === 0) return;
-  const words = kept(rig, place);
-  const lastOwn = errors.at(-1);
-  if (lastOwn !== undefined) {
-    const when =
-      waiting.length === 0 ? '' : `\nWhen its time was up it waited for ${waiting.join(', ')}.`;
-    addTo(lastOwn, `${when}\n${words}`);
-  }
-  for (const [index, error] of found.entries()) {
-    if (lastOwn === undefined && index === found.length - 1) addTo(error, `\n${words}`);
-    // No line of the test is to blame: without frames vitest shows none.
-    if (error.stack !== undefined) error.stack = `${error.name}: ${error.message}`;
-  }
+  const when =
+    waiting.length === 0 ? '' : `When its time was up it waited for ${waiting.join(', ')}.\n`;
+  const last = own.at(-1) ?? found.at(-1);
+  if (last !== undefined) addTo(last, `\n${when}${kept(rig, place)}`);
   if (found.length === 1) throw found[0];
   if (found.length > 1) throw new AggregateError(found);
 }
@@ -144,7 +145,7 @@ function kept(rig: Rig, place: TestPlace): string {
   const repeat = `Repeat it: ${repeatLine(place, evidence.seed)}`;
   try {
     const { directory, files } = keepEvidence(place, evidence);
-    return `Kept in ${directory}: ${files.join(', ')}\n${repeat}`;
+    return `Kept in ${shownPath(directory)}: ${files.join(', ')}\n${repeat}`;
   } catch (error) {
     return `Nothing could be kept of it: ${error}\n${repeat}`;
   }
@@ -157,10 +158,26 @@ function addTo(error: { message: string; stack?: string | undefined }, words: st
   if (stack?.includes(message)) error.stack = stack.replace(message, () => error.message);
 }
 
+/** What goes wrong before the test begins, told without the lines of sealbus that found it. */
+async function setUp<Result>(make: () => Promise<Result>): Promise<Result> {
+  try {
+    return await make();
+  } catch (error) {
+    if (error instanceof Error && isTold(error))
+      error.stack = `${error.name}: ${error.message}${frameOf(error)}`;
+    throw error;
+  }
+}
+
+function isTold(error: Error): boolean {
+  return [RigError, VmError, SetupError, MemoryError, FuseUnavailable].some(
+    (kind) => error instanceof kind,
+  );
+}
+
 /** vitest shows the line of the source where the first error is. */
-function pointed(error: unknown): unknown {
-  if (!(error instanceof SourceBuildError) || error.place === undefined) return error;
+function frameOf(error: Error): string {
+  if (!(error instanceof SourceBuildError) || error.place === undefined) return '';
   const { file, line, column = 1 } = error.place;
-  error.stack = `${error.name}: ${error.message}\n    at ${file}:${line}:${column}`;
-  return error;
+  return `\n    at ${file}:${line}:${column}`;
 }

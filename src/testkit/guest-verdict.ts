@@ -1,5 +1,5 @@
 /** What a guest has to say at the end of its test, and what of it fails the test. */
-import { type KernelComplaint, kernelComplaints } from '../vm/kernel-log.ts';
+import { type KernelComplaint, kernelComplaints, withoutTime } from '../vm/kernel-log.ts';
 import { indent } from '../vm/serial.ts';
 import type { MachineEnd, VirtualMachine } from '../vm/virtual-machine.ts';
 import { VmError } from '../vm/vm-error.ts';
@@ -9,22 +9,30 @@ export class GuestComplaintError extends VmError {
   override readonly name = 'GuestComplaintError';
   readonly complaints: readonly KernelComplaint[];
 
+  get onlyPanic(): boolean {
+    return this.complaints.every(({ kind }) => kind === 'panic');
+  }
+
   constructor(complaints: readonly KernelComplaint[]) {
-    const shown = complaints.slice(0, complaintsShown);
-    const more = complaints.length - shown.length;
-    const list = shown.map(({ kind, excerpt }) => `${kind}:\n${indent(firstLines(excerpt))}`);
+    const first = complaints.slice(0, complaintsShown);
+    const more = complaints.length - first.length;
+    const list = first.map(({ kind, excerpt }) => `${kind}:\n${indent(shown(excerpt))}`);
     super(
       `expected a guest whose kernel does not complain, got ${kinds(complaints)}.\n` +
         `${list.join('\n')}${more > 0 ? `\nand ${more} more` : ''}\n` +
         'A test that expects one says so: guest.allowComplaints(/…/)',
     );
     this.complaints = complaints;
+    // No line of the test is to blame: without frames vitest shows none.
+    this.stack = `${this.name}: ${this.message}`;
   }
 }
 
 export interface GuestAtEnd {
   /** Undefined where none came to be. */
   readonly vm: VirtualMachine | undefined;
+  /** False where it is known that it does not. */
+  readonly answers: boolean;
   /** Where QEMU has ended already. */
   readonly end: MachineEnd | undefined;
   readonly console: string;
@@ -36,25 +44,30 @@ const linesShown = 40;
 const logTimeoutMs = 5000;
 
 export class GuestVerdict {
-  readonly errors: readonly Error[];
+  /** What its kernel complained of; undefined where there is nothing. */
+  readonly complaint: GuestComplaintError | undefined;
+  /** That it is not there any more, or hangs: news where the test did not see it. */
+  readonly lost: Error | undefined;
   /** Undefined where the guest did not tell it any more. */
   readonly kernelLog: string | undefined;
 
-  private constructor(errors: readonly Error[], kernelLog: string | undefined) {
-    this.errors = errors;
-    this.kernelLog = kernelLog;
+  private constructor(fields: Pick<GuestVerdict, 'complaint' | 'lost' | 'kernelLog'>) {
+    this.complaint = fields.complaint;
+    this.lost = fields.lost;
+    this.kernelLog = fields.kernelLog;
   }
 
   /** Asks a guest that is still there for its log. */
-  static async of({ vm, end, console, allowed }: GuestAtEnd): Promise<GuestVerdict> {
-    const answer = vm === undefined || end !== undefined ? undefined : await lastLog(vm);
-    const errors: Error[] = [];
-    const complaints = unexpected(console, answer?.log, allowed);
-    if (complaints.length > 0) errors.push(new GuestComplaintError(complaints));
-    if (answer?.failure !== undefined) errors.push(answer.failure);
-    // A panic is a complaint; a guest that powered itself off may have been told to.
-    if (end?.kind === 'failed') errors.push(end.error);
-    return new GuestVerdict(errors, answer?.log);
+  static async of({ vm, answers, end, console, allowed }: GuestAtEnd): Promise<GuestVerdict> {
+    const asked = vm !== undefined && end === undefined;
+    const answer: LastLog = !asked ? {} : answers ? await lastLog(vm) : { failure: hangs(vm) };
+    const complaints = unexpected(console, answer.log, allowed);
+    return new GuestVerdict({
+      complaint: complaints.length === 0 ? undefined : new GuestComplaintError(complaints),
+      // A panic is a complaint; a guest that powered itself off may have been told to.
+      lost: end?.kind === 'failed' ? end.error : answer.failure,
+      kernelLog: answer.log,
+    });
   }
 }
 
@@ -72,23 +85,28 @@ function unexpected(
   );
 }
 
-async function lastLog(
-  vm: VirtualMachine,
-): Promise<{ readonly log?: string; readonly failure?: Error }> {
+/** The kernel's log, or why there is none; neither of a guest that has panicked meanwhile. */
+interface LastLog {
+  readonly log?: string;
+  readonly failure?: Error;
+}
+
+async function lastLog(vm: VirtualMachine): Promise<LastLog> {
   try {
     const { exitCode, ended, stdout } = await vm.exec(['dmesg'], { timeoutMs: logTimeoutMs });
     if (exitCode === 0) return { log: stdout.toString('utf8') };
     if (ended === 'panicked') return {};
-    return {
-      failure: new VmError(
-        `expected the guest to answer at the end of the test, got none within ` +
-          `${logTimeoutMs / 1000} s: its kernel hangs. The console's last lines:\n` +
-          indent(vm.console.lastLines()),
-      ),
-    };
+    return { failure: hangs(vm) };
   } catch (error) {
     return { failure: error instanceof Error ? error : new VmError(String(error)) };
   }
+}
+
+function hangs(vm: VirtualMachine): VmError {
+  return new VmError(
+    'expected the guest to answer at the end of the test, got nothing: its kernel hangs. ' +
+      `The console's last lines:\n${indent(vm.console.lastLines())}`,
+  );
 }
 
 function kinds(complaints: readonly KernelComplaint[]): string {
@@ -99,8 +117,12 @@ function kinds(complaints: readonly KernelComplaint[]): string {
     .join(', ');
 }
 
-function firstLines(text: string): string {
-  const lines = text.split('\n');
-  if (lines.length <= linesShown) return text;
-  return [...lines.slice(0, linesShown), `(${lines.length - linesShown} more lines)`].join('\n');
+/** Without registers and code: they are in the evidence. */
+function shown(excerpt: string): string {
+  const lines = excerpt.split('\n').filter((line) => !forMachines.test(withoutTime(line)));
+  const more = lines.length - linesShown;
+  return [...lines.slice(0, linesShown), ...(more > 0 ? [`(${more} more lines)`] : [])].join('\n');
 }
+
+const forMachines =
+  /^(Code:|RSP:|R[ABD][XIP]:|R\d\d:|FS:|CS:|CR\d:|DR\d:|PKRU:|Tainted: \[|Hardware name:)/;

@@ -40,14 +40,25 @@ import { warnOnce } from './warnings.ts';
 const traceEventsMax = 200_000;
 const logBytesMax = 1 << 20;
 
+/** As vitest has it of a test. */
+export interface SeenError {
+  readonly name?: string | undefined;
+  readonly message: string;
+}
+
 /** A device in its place. */
 interface Plug extends DevicePlace {
   readonly endpoint: PciEndpoint;
 }
 
+/** A test asks for what its options do not have. */
+export class RigError extends Error {
+  override readonly name = 'RigError';
+}
+
 const oneHost =
   'expected a test to ask for a guest (guest, machine) or for client, got both: a device has one host';
-export const noDevice = 'expected a device: test.use({ device: () => new … }), got none';
+const noDevice = 'expected a device: test.use({ device: () => new … }), got none';
 
 export class Rig {
   readonly trace: Trace;
@@ -67,6 +78,7 @@ export class Rig {
   #vmEnd: MachineEnd | undefined;
   #ready: TestGuest | undefined;
   #qemu: string | undefined;
+  #kernelLog: string | undefined;
 
   /** @param signal ends what is still to come, such as a boot @throws TypeError, RangeError */
   constructor(options: DriverTestOptions, place: TestPlace, signal: AbortSignal) {
@@ -84,6 +96,13 @@ export class Rig {
     return this.#plugs().map(({ endpoint }) => endpoint);
   }
 
+  /** The first of them. @throws RigError where there is none; as {@link devices} */
+  get device(): PciEndpoint {
+    const [first] = this.#plugs();
+    if (first === undefined) throw new RigError(noDevice);
+    return first.endpoint;
+  }
+
   #plugs(): readonly Plug[] {
     this.#places ??= devicePlaces(this.#options).map((place) => {
       const endpoint = place.make();
@@ -93,21 +112,21 @@ export class Rig {
     return this.#places;
   }
 
-  /** With the devices plugged in; no guest yet. @throws as Machine.create; Error beside {@link client} */
-  machine(): Promise<Machine> {
-    if (this.#client !== undefined) throw new Error(oneHost);
+  /** With the devices plugged in; no guest yet. @throws as Machine.create; RigError beside {@link client} */
+  async machine(): Promise<Machine> {
+    if (this.#client !== undefined) throw new RigError(oneHost);
     this.#machine ??= this.#makeMachine();
-    return this.#machine;
+    return await this.#machine;
   }
 
   /**
    * The first device, driven by the test in place of a guest; the others are plugged in beside it.
-   * @throws as Vmm.host; Error beside {@link machine} and {@link guest}
+   * @throws as Vmm.host; RigError beside {@link machine} and {@link guest}
    */
-  client(): Promise<HostedVmm> {
-    if (this.#machine !== undefined) throw new Error(oneHost);
+  async client(): Promise<HostedVmm> {
+    if (this.#machine !== undefined) throw new RigError(oneHost);
     this.#client ??= this.#hostDevices();
-    return this.#client;
+    return await this.#client;
   }
 
   /** Booted, its modules loaded. @throws SourceBuildError, SetupError, VmError, MemoryError */
@@ -118,26 +137,28 @@ export class Rig {
 
   /**
    * Ends all of it.
-   * @returns what was wrong that the test's own body need not have seen
+   * @param seen what the test has failed with so far
+   * @returns what else was wrong, and was not seen yet
    */
-  async finish(): Promise<Error[]> {
+  async finish(seen: readonly SeenError[]): Promise<Error[]> {
     this.#over.abort(new Error('the test is over'));
-    const errors: Error[] = [];
     await this.#guest?.catch(() => {}); // whoever awaited it saw it
-    const verdict = await this.#verdict();
-    errors.push(...verdict.errors);
-    this.#kernelLog = verdict.kernelLog;
-    errors.push(...this.#brokenDevices());
+    const { complaint, lost, kernelLog } = await this.#verdict();
+    this.#kernelLog = kernelLog;
+    const errors = [...this.#brokenDevices()];
+    const panicSeen = seen.some(({ name }) => name === 'GuestPanicError');
+    if (complaint !== undefined && !(panicSeen && complaint.onlyPanic)) errors.push(complaint);
+    // Else the test has failed by it.
+    if (lost !== undefined && seen.length === 0) errors.push(lost);
     try {
       const host = await (this.#machine ?? this.#client)?.catch(() => undefined);
       await host?.[Symbol.asyncDispose]();
-    } catch (error) {
-      errors.push(error instanceof Error ? error : new Error(String(error)));
+    } catch (thrown) {
+      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      if (!seen.some(({ message }) => message.includes(error.message))) errors.push(error);
     }
     return errors;
   }
-
-  #kernelLog: string | undefined;
 
   /** After {@link finish}. */
   get evidence(): Evidence {
@@ -176,7 +197,7 @@ export class Rig {
 
   async #hostDevices(): Promise<HostedVmm> {
     const [first, ...others] = this.#plugs();
-    if (first === undefined) throw new Error(noDevice);
+    if (first === undefined) throw new RigError(noDevice);
     const { memory = 'plain', bytes, iommu } = this.#options;
     const client = await Vmm.host(first.endpoint, {
       ...{ memory, address: formatRequesterId(first.rid) },
@@ -247,6 +268,7 @@ export class Rig {
   async #verdict(): Promise<GuestVerdict> {
     return await GuestVerdict.of({
       vm: this.#vm,
+      answers: this.#ready?.answers ?? true,
       end: this.#vmEnd,
       console: this.#console.toString(),
       allowed: this.#ready?.allowedComplaints ?? [],

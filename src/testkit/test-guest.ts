@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { indent } from '../vm/serial.ts';
 import type { ExecResult, VirtualMachine } from '../vm/virtual-machine.ts';
 import { VmError, VmTimeoutError } from '../vm/vm-error.ts';
@@ -33,6 +34,9 @@ export interface GuestConsole {
 }
 
 const consoleTimeoutMs = 10_000;
+/** A byte of the console takes microseconds; a busy host stops it for longer. */
+const settleMs = 20;
+const settleTimesMax = 10;
 /** A guest that lives answers in milliseconds. */
 const answerTimeoutMs = 3000;
 
@@ -46,6 +50,7 @@ export class TestGuest {
   readonly #timeoutMs: number;
   readonly #allowed: RegExp[] = [];
   readonly #running = new Set<string>();
+  #answers = true;
 
   private constructor(
     vm: VirtualMachine,
@@ -60,10 +65,11 @@ export class TestGuest {
       get log() {
         return vm.console.log;
       },
-      expect: (pattern, { timeoutMs = consoleTimeoutMs } = {}) =>
-        this.#during(`the console to say ${pattern}`, () =>
-          vm.console.expect(pattern, { timeoutMs }),
-        ),
+      expect: async (pattern, { timeoutMs = consoleTimeoutMs } = {}) => {
+        const at = calledFrom(this.console.expect);
+        const wait = () => wholeMatch(vm, pattern, timeoutMs);
+        return await at.during(this.#during(`the console to say ${pattern}`, wait));
+      },
     };
   }
 
@@ -183,6 +189,11 @@ export class TestGuest {
     return this.#allowed;
   }
 
+  /** False once a command's time was up and nothing else was answered either. */
+  get answers(): boolean {
+    return this.#answers;
+  }
+
   /** What is being waited for now. */
   get waitingFor(): readonly string[] {
     return [...this.#running];
@@ -244,11 +255,11 @@ export class TestGuest {
   }
 
   async #late(wanted: string, timeoutMs: number, result: ExecResult): Promise<VmTimeoutError> {
-    const answers = await this.vm
+    this.#answers = await this.vm
       .exec(['true'], { timeoutMs: answerTimeoutMs })
       .then(({ exitCode }) => exitCode === 0)
       .catch(() => false);
-    const state = answers
+    const state = this.#answers
       ? 'It was killed; the guest answers.'
       : 'The guest answers nothing any more: its kernel hangs.';
     return new VmTimeoutError(
@@ -266,6 +277,21 @@ export class TestGuest {
       this.#running.delete(wanted);
     }
   }
+}
+
+/** Words come byte by byte: a match that ends where the console does may go on. */
+async function wholeMatch(
+  vm: VirtualMachine,
+  pattern: RegExp,
+  timeoutMs: number,
+): Promise<RegExpMatchArray> {
+  let match = await vm.console.expect(pattern, { timeoutMs });
+  for (let waited = 0; waited < settleTimesMax; waited++) {
+    if ((match.index ?? 0) + match[0].length < vm.console.log.length) break;
+    await sleep(settleMs);
+    match = await vm.console.expect(pattern, { timeoutMs });
+  }
+  return match;
 }
 
 export interface TestGuestOptions {

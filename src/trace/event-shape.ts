@@ -140,6 +140,9 @@ const LINES: Readonly<Record<string, Shape>> = {
   end: { t: count, events: count, dropped: count },
 };
 
+/** Every kind of line that there is. */
+export const LINE_KINDS: readonly string[] = Object.keys(LINES);
+
 /** @throws Error that says what was expected and what was got */
 export function checkLine(given: unknown): TraceLine {
   const kind = isObject(given) ? given.kind : undefined;

@@ -85,8 +85,13 @@ function metadata(
 
 /** The title groups what is alike; the arguments tell the rest. */
 function shown(event: TraceEvent): { title: string; args: Readonly<Record<string, unknown>> } {
+  const title = titleOf(event);
+  if (event.kind === 'function') {
+    const { rid, name, identity, interrupts } = event;
+    return { title, args: { rid, name, identity, interrupts } };
+  }
   const { t, kind, ...args } = event;
-  return { title: titleOf(event), args };
+  return { title, args };
 }
 
 function titleOf(event: TraceEvent): string {

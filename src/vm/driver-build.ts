@@ -4,7 +4,7 @@
  */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { cp, mkdir, writeFile } from 'node:fs/promises';
-import { basename, dirname, extname, join, relative } from 'node:path';
+import { basename, dirname, extname, join, resolve } from 'node:path';
 import { runCommand } from '../setup/command.ts';
 import type { KernelPart } from '../setup/parts.ts';
 import {
@@ -16,6 +16,7 @@ import {
 import {
   buildTimeoutMs,
   contentKey,
+  englishMessages,
   guestCache,
   identity,
   made,
@@ -23,6 +24,7 @@ import {
   needed,
   programFlags,
 } from './guest-build.ts';
+import { shownPath } from './shown-path.ts';
 import { VmError } from './vm-error.ts';
 
 export interface BuildOptions {
@@ -84,7 +86,13 @@ export async function buildModules(
     const at = join(temporary, 'source');
     await copyInto(at, folder, files);
     if (kbuild !== undefined) await writeFile(join(at, 'Kbuild'), kbuild);
-    const said = await compile(build.make, build.arguments(at), { source, folder, at, signal });
+    const said = await compile(build.make, build.arguments(at), {
+      source,
+      folder,
+      files,
+      at,
+      signal,
+    });
     const result = join(temporary, 'result');
     await writeFile(result, JSON.stringify({ said, modules: modulesIn(at, source) }));
     return result;
@@ -114,7 +122,7 @@ export async function buildGuestProgram(
     await copyInto(at, folder, files);
     const output = join(temporary, 'program');
     const args = [...programFlags, '-o', output, join(at, basename(source))];
-    const said = await compile(compiler, args, { source, folder, at, signal });
+    const said = await compile(compiler, args, { source, folder, files, at, signal });
     const base64 = readFileSync(output).toString('base64');
     const result = join(temporary, 'result');
     await writeFile(result, JSON.stringify({ said, modules: [{ name, base64 }] }));
@@ -146,7 +154,7 @@ function moduleSources(source: string): Sources {
   }
   if (!existsSync(join(source, 'Kbuild')) && !existsSync(join(source, 'Makefile'))) {
     throw new VmError(
-      `expected a Kbuild in ${shown(source)}, got none. Name the modules there: obj-m += NAME.o`,
+      `expected a Kbuild in ${shownPath(source)}, got none. Name the modules there: obj-m += NAME.o`,
     );
   }
   const files = readdirSync(source, { recursive: true, encoding: 'utf8' })
@@ -156,7 +164,7 @@ function moduleSources(source: string): Sources {
   if (files.length > filesMax || bytes > bytesMax) {
     throw new VmError(
       `expected at most ${filesMax} files and ${bytesMax >> 20} MiB of sources in ` +
-        `${shown(source)}, got ${files.length} files and ${Math.ceil(bytes / 2 ** 20)} MiB. ` +
+        `${shownPath(source)}, got ${files.length} files and ${Math.ceil(bytes / 2 ** 20)} MiB. ` +
         'Give the folder of the module alone.',
     );
   }
@@ -188,6 +196,7 @@ async function copyInto(at: string, folder: string, files: readonly string[]): P
 interface Compilation {
   readonly source: string;
   readonly folder: string;
+  readonly files: readonly string[];
   /** Where the copy is. */
   readonly at: string;
   readonly signal: AbortSignal | undefined;
@@ -197,22 +206,30 @@ interface Compilation {
 async function compile(
   program: string,
   args: readonly string[],
-  { source, folder, at, signal }: Compilation,
+  { source, folder, files, at, signal }: Compilation,
 ): Promise<string> {
-  const marked = (said: string) => messagesOf(said).replaceAll(`${at}/`, folderMark);
-  const options = { timeout_ms: buildTimeoutMs, allowFailure: true, signal };
+  const options = { timeout_ms: buildTimeoutMs, allowFailure: true, signal, env: englishMessages };
   const { code, stdout, stderr } = await runCommand(program, args, options);
   // The messages are on standard error; make's own words on standard output.
-  const said = marked(`${stderr}\n${stdout}`);
+  const said = marked(messagesOf(`${stderr}\n${stdout}`), at, files);
   if (code === 0) return said;
   throw buildError(source, folder, said || `exit code ${code}`);
+}
+
+/** Paths of the author's files come from the folder of the build, or relative to it. */
+function marked(messages: string, at: string, files: readonly string[]): string {
+  return messages
+    .replaceAll(`${at}/`, folderMark)
+    .replaceAll(/(^|\bfrom )([\w./+-]+)(?=:)/gm, (words, before: string, path: string) =>
+      files.includes(path) ? `${before}${folderMark}${path}` : words,
+    );
 }
 
 function buildError(source: string, folder: string, said: string): SourceBuildError {
   const errors = Math.max(1, countMessages(said, 'error'));
   const place = firstErrorPlace(said);
   const many = errors === 1 ? '1 error' : `${errors} errors`;
-  const message = `expected ${shown(source)} to build, got ${many}:\n${placed(said, folder)}`;
+  const message = `expected ${shownPath(source)} to build, got ${many}:\n${placed(said, folder)}`;
   const file = place?.file.replace(folderMark, `${folder}/`);
   return new SourceBuildError(
     message,
@@ -224,23 +241,16 @@ function modulesIn(at: string, source: string): CachedModules['modules'] {
   const order = join(at, 'modules.order');
   const lines = existsSync(order) ? readFileSync(order, 'utf8').split('\n').filter(Boolean) : [];
   const modules = lines.map((line) => {
-    const path = join(at, relative(at, join(at, line)).replace(/^.*\/source\//, ''));
-    const file = path.replace(/\.o$/, '.ko');
+    // Absolute paths up to 6.12, relative ones after it.
+    const file = resolve(at, line).replace(/\.o$/, '.ko');
     return { name: basename(file, '.ko'), base64: readFileSync(file).toString('base64') };
   });
   if (modules.length > 0) return modules;
   throw new VmError(
-    `expected ${shown(source)} to build modules, got none. Name them in its Kbuild: obj-m += NAME.o`,
+    `expected ${shownPath(source)} to build modules, got none. Name them in its Kbuild: obj-m += NAME.o`,
   );
 }
 
 function placed(said: string, folder: string): string {
-  const from = relative(process.cwd(), folder);
-  const path = from.startsWith('..') ? folder : from;
-  return said.replaceAll(folderMark, path === '' ? '' : `${path}/`);
-}
-
-function shown(path: string): string {
-  const from = relative(process.cwd(), path);
-  return from === '' || from.startsWith('..') ? path : from;
+  return said.replaceAll(folderMark, `${shownPath(folder)}/`);
 }

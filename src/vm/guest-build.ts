@@ -21,9 +21,14 @@ export const programFlags = [
   ...['-std=gnu11', '-O2', '-Wall', '-Wextra'],
   ...['-static', '-s', '-pthread', '-ffunction-sections', '-Wl,--gc-sections'],
 ];
-/** Debugging information would be twenty times the code, and be unpacked at every boot. */
-const moduleFlags = ['W=1', 'KCFLAGS=-g0'];
+/**
+ * Debugging information would be twenty times the code, and be unpacked at every boot. A file is called
+ * by its name, not by where it was built: in the kernel's warnings.
+ */
+const moduleFlags = (folder: string) => ['W=1', `KCFLAGS=-g0 -fmacro-prefix-map=${folder}/=`];
 export const buildTimeoutMs = 120_000;
+/** The kernel's build unsets LC_ALL: messages are read, so they are to be English whatever the host's are. */
+export const englishMessages = { LANG: 'C', LC_MESSAGES: 'C', LC_CTYPE: 'C', LANGUAGE: '' };
 /** Of one name; older ones are removed. */
 const keptOfEachName = 8;
 
@@ -72,7 +77,10 @@ export async function buildModule(
   return await made(cache, module, key, '.ko', async (temporary) => {
     for (const path of paths) await cp(path, join(temporary, basename(path)));
     const args = build.arguments(temporary);
-    const { stdout, stderr } = await runCommand(build.make, args, { timeout_ms: buildTimeoutMs });
+    const { stdout, stderr } = await runCommand(build.make, args, {
+      timeout_ms: buildTimeoutMs,
+      env: englishMessages,
+    });
     const said = `${stdout}${stderr}`;
     const warnings = said.split('\n').filter((line) => /\bwarning:/i.test(line));
     if (warnings.length > 0) throw new CommandError(build.make, args, 'warnings', 0, said);
@@ -95,9 +103,9 @@ export function moduleBuild({ release, build }: KernelPart): ModuleBuild {
   return {
     make: needed('make'),
     arguments: (folder) => {
-      return ['-C', directory, `M=${folder}`, ...variables, ...moduleFlags, 'modules'];
+      return ['-C', directory, `M=${folder}`, ...variables, ...moduleFlags(folder), 'modules'];
     },
-    dependsOn: [release, directory, identity, ...variables, ...moduleFlags],
+    dependsOn: [release, directory, identity, ...variables, ...moduleFlags('')],
   };
 }
 

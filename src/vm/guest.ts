@@ -2,7 +2,7 @@
  * Boots a guest with the devices asked for: that of this repository (the stock kernel, our image), or
  * what is on a disk.
  */
-import type { RequesterId } from '../pci/requester-id.ts';
+import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { OvmfPart, Parts } from '../setup/parts.ts';
 import { type AcceleratorVerdict, chooseAccelerator } from './accelerator.ts';
 import { agentCredentials } from './agent-service.ts';
@@ -139,8 +139,19 @@ function bareFormOf(parts: Parts, description: GuestPlan['description']): SavedF
   return acpiTables.length === 0 ? bareForm(parts.qemu, description) : undefined;
 }
 
-/** Devices that came while the guest was saved are found by a scan; the clock is put right. */
-const wakeScript = 'echo 1 > /sys/bus/pci/rescan; date -u -s "@$1" > /dev/null';
+/**
+ * Devices that came while the guest was saved are found by a scan, and decode their BARs as firmware
+ * leaves them that no driver has taken yet (bits 0 and 1 of the command register, PCI Local Bus 3.0
+ * §6.2.2). The clock is put right.
+ */
+const wakeScript = `echo 1 > /sys/bus/pci/rescan
+date -u -s "@$1" > /dev/null
+shift
+cd /sys/bus/pci/devices
+for function; do
+  [ -e $function/driver ] ||
+    printf '\\003' | dd of=$function/config bs=1 seek=4 conv=notrunc 2> /dev/null
+done`;
 
 async function resumeGuest(form: SavedForm, start: VirtualMachineOptions): Promise<VirtualMachine> {
   const state = await savedGuest(form, start);
@@ -149,11 +160,21 @@ async function resumeGuest(form: SavedForm, start: VirtualMachineOptions): Promi
     vm = await VirtualMachine.start({ ...start, state });
     const script = [...(form.afterLoading ? [form.afterLoading] : []), wakeScript].join('\n');
     const now = String(Math.floor(Date.now() / 1000));
-    await vm.check(['sh', '-c', script, 'sh', now], { timeoutMs: wakeTimeoutMs });
+    const functions = start.description.devices.map(({ address }) => formatRequesterId(address));
+    await vm.check(['sh', '-c', script, 'sh', now, ...functions], { timeoutMs: wakeTimeoutMs });
     return vm;
   } catch (error) {
-    if (vm === undefined && !start.signal?.aborted) dropSavedGuest(state);
     await vm?.stop();
+    if (vm === undefined && !start.signal?.aborted) throw didNotLoad(state, error);
     throw error;
   }
+}
+
+/** The file goes: the next guest boots, and leaves another. */
+function didNotLoad(state: string, error: unknown): unknown {
+  dropSavedGuest(state);
+  if (error instanceof Error) {
+    error.message = `the saved guest ${state} did not load, and was removed: run it again. ${error.message}`;
+  }
+  return error;
 }

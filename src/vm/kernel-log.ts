@@ -29,7 +29,8 @@ const kinds: readonly (readonly [kind: string, words: RegExp])[] = [
   ['hung task', /task .+ blocked for more than \d+ seconds/],
   ['RCU stall', /rcu: INFO: .*stall|rcu_\w+ kthread .*starved/],
   ['list corruption', /list_(add|del) corruption/],
-  ['DMA API misuse', /DMA-API: /],
+  // It also says that it is there, and after a report where the memory was mapped.
+  ['DMA API misuse', /DMA-API: (?!preallocated |debugging |dma_debug_entry pool |Mapped at:)/],
   ['interrupt that nobody cared for', /irq \d+: nobody cared/],
   ['memory leak', /kmemleak: \d+ new suspected memory leak/],
   ['bug', /\bBUG: /],
@@ -42,18 +43,21 @@ const cut = /-+\[ cut here \]-+/;
 const excerptLinesMax = 80;
 /** So many lines may stand between what is said and its call trace. */
 const traceWithin = 30;
+const wordsWithin = 12;
 const last = /---\[ end (trace|Kernel panic)|<\/TASK>/;
 
 /** In the order of the log; what belongs to one is not told again as another. */
 export function kernelComplaints(log: string): KernelComplaint[] {
   const lines = log.split('\n');
   const found: KernelComplaint[] = [];
+  let told = 0;
   for (let at = 0; at < lines.length; at++) {
     const line = withoutTime(lines[at] ?? '');
     const kind = kinds.find(([, words]) => words.test(line))?.[0];
     if (kind === undefined) continue;
     const end = excerptEnd(lines, at);
-    const start = cut.test(lines[at - 1] ?? '') ? at - 1 : at;
+    const start = excerptStart(lines, at, told);
+    told = end;
     found.push({ kind, line, excerpt: lines.slice(start, end).join('\n') });
     at = end - 1;
   }
@@ -63,6 +67,14 @@ export function kernelComplaints(log: string): KernelComplaint[] {
 /** A line of the console, as of `dmesg`, without the time in front. */
 export function withoutTime(line: string): string {
   return line.replace(/\r$/, '').replace(time, '');
+}
+
+/** A warning's own words stand before it, behind a line that says to cut there. */
+function excerptStart(lines: readonly string[], at: number, least: number): number {
+  for (let start = at - 1; start >= Math.max(least, at - wordsWithin); start--) {
+    if (cut.test(lines[start] ?? '')) return start;
+  }
+  return at;
 }
 
 /** Behind the last line that belongs to the complaint: of its call trace, where it has one. */

@@ -35,7 +35,7 @@ export interface BootedForm extends AsyncDisposable {
   readonly vm: VirtualMachine;
 }
 
-export type BootOptions = Pick<VirtualMachineOptions, 'bootTimeoutMs' | 'signal'>;
+export type BootOptions = Pick<VirtualMachineOptions, 'bootTimeoutMs' | 'onConsole' | 'signal'>;
 
 /** Without devices. */
 export function bareForm(qemu: QemuPart, description: Description): SavedForm {
@@ -63,7 +63,7 @@ export function canResume({ accelerator, boot }: Description): boolean {
  */
 export async function savedGuest(
   form: SavedForm,
-  { signal, bootTimeoutMs }: BootOptions,
+  { signal, bootTimeoutMs, onConsole }: BootOptions,
   cache = guestCache(),
 ): Promise<string> {
   const key = contentKey([], form.dependsOn);
@@ -75,6 +75,7 @@ export async function savedGuest(
     const options = {
       ...(signal === undefined ? {} : { signal }),
       ...(bootTimeoutMs === undefined ? {} : { bootTimeoutMs }),
+      ...(onConsole === undefined ? {} : { onConsole }),
     };
     const save = async (temporary: string) => {
       await using booted = await form.boot(options);

@@ -28,7 +28,7 @@ function text(): string {
   );
   const triggers = Object.entries({
     ...TRIGGERS,
-    times: 'at most so many strikes',
+    times: 'at most so many strikes at each function',
     rid: 'only at this function, such as 00:04.0; default each one but a virtio-iommu',
   }).map(([key, meaning]) => `  ${key}=  ${meaning}`);
   return `${[...faults, ['when a fault strikes (default nth=1)', ...triggers].join('\n')].join('\n\n')}\n`;

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { parseCount, traceVariables } from '../../trace/environment.ts';
@@ -49,6 +49,9 @@ async function trace(
   own: readonly string[],
   flags: TraceFlags,
 ): Promise<number> {
+  if (statSync(flags.output, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new Error(`expected a file to write a trace to, got the directory ${flags.output}`);
+  }
   const [first = ''] = words;
   const sealbus = own.includes(first) ? [process.execPath, ...process.execArgv, MAIN] : [];
   const directory = temporaryBeside(flags.output);
@@ -61,7 +64,7 @@ async function trace(
     const traced = takeTraces(directory, flags.output);
     for (const machine of traced) say(`traced ${describeTrace(machine)}`);
     const silent = readdirSync(directory).length;
-    if (silent > 0) say(`${silent} more were killed before they wrote anything`);
+    if (silent > 0) say(`${silent} more wrote nothing: killed at once, or no room on the disk`);
     if (traced.length === 0) {
       say('no machine was traced: the command made none, or ended before it did');
       return code === 0 ? EXIT_NOTHING_TRACED : code;

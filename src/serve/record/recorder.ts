@@ -27,13 +27,14 @@ export class Recorder implements Disposable {
         this.#record(bindingLine(new Date(), rid, entry, before, generation)),
       ),
       slots.onEntered((now, before) => this.#record(keyLine(new Date(), now, before))),
-      keys.onRotation(({ slot, state, generation: next }, { vm = null }) => {
+      keys.onRotation(({ slot, state, generation: next }) => {
         const was = this.#paused.has(slot);
         if (state === 'paused') this.#paused.add(slot);
         else this.#paused.delete(slot);
         if (was === (state === 'paused') || (state !== 'paused' && state !== 'running')) return;
         const reason = state === 'paused' ? 'rotation-paused' : 'rotation-resumed';
         const time = new Date().toISOString();
+        const vm = slots.vm(slot) ?? null;
         this.#record({ time, event: 'key', rid: null, vm, slot, generation: next, reason });
       }),
     ];

@@ -10,7 +10,7 @@
  * DMA, moved no interrupt and showed no register that had changed. The last ring, before a reset or the
  * trace's end, counts only where the register is known to make the function work, and 10 ms passed.
  */
-import type { RegisterEvent, TracedRegister, TraceEvent } from '../event.ts';
+import type { RegisterEvent, TracedRegister } from '../event.ts';
 import { placeName } from './spins.ts';
 
 const TOGETHER_NS = 1e6;
@@ -144,9 +144,4 @@ function count(bell: Bell, { t, value, answered, atOnce }: Ring): void {
   if (answered) return;
   bell.idle++;
   if (bell.examples.length < EXAMPLES_MAX) bell.examples.push({ t, value });
-}
-
-/** Whether an event is work of a function in the sense of {@link Doorbells.worked}. */
-export function isWork({ kind }: TraceEvent): boolean {
-  return kind === 'dma' || kind === 'fault' || kind === 'interrupt';
 }

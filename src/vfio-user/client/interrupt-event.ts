@@ -46,10 +46,16 @@ export class InterruptEvent implements Disposable {
 
   /**
    * Waits for one more than all calls before it did: it resolves at once where that one has come
-   * already. @throws Error after `timeoutMs`, and when the connection ends
+   * already. @throws Error after `timeoutMs`, and when the connection ends: then it counts for nothing
    */
   async next(timeoutMs?: number): Promise<void> {
-    await this.reach(this.#awaited + 1, timeoutMs);
+    const count = ++this.#awaited;
+    try {
+      await this.reach(count, timeoutMs);
+    } catch (error) {
+      this.#awaited--;
+      throw error;
+    }
   }
 
   /** Waits until there have been `count` since the start. @throws as {@link next} */

@@ -1,76 +1,30 @@
 /** A project as `sealbus init` makes it passes as made: with npm, and by the lines of its CI file. */
-import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';
+import { UserShell } from '../user-shell.ts';
 
-const sealbus = fileURLToPath(new URL('../../../scripts/sealbus.mjs', import.meta.url));
-
-let scratch: string;
-let project: string;
+let user: UserShell;
 beforeAll(async () => {
   await ensureParts();
-  scratch = mkdtempSync(join(tmpdir(), 'sealbus-project-'));
-  project = join(scratch, 'first-device');
+  user = new UserShell();
 }, 600_000);
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+afterAll(() => user?.[Symbol.dispose]());
 
-/** As a user's shell has it: without what npm or we have put there. */
-function environment(more: Readonly<Record<string, string>> = {}) {
-  const own = Object.entries(process.env).filter(
-    ([name]) => !/^(npm_|VITEST|NODE_|SEALBUS_|TEST$|DEV$|PROD$|MODE$|SSR$)/.test(name),
-  );
-  const path = (process.env.PATH ?? '')
-    .split(delimiter)
-    .filter((directory) => !directory.includes('node_modules'));
-  return {
-    ...Object.fromEntries(own),
-    PATH: path.join(delimiter),
-    // What is in npm's cache was fetched for sealbus itself.
-    npm_config_prefer_offline: 'true',
-    ...more,
-  };
-}
-
-/** Runs a line of shell. @throws with all that it said where its exit code is another */
-async function shell(
-  line: string,
-  { cwd = project, env = {}, code = 0 }: ShellOptions = {},
-): Promise<string> {
-  const child = spawn('sh', ['-ec', line], {
-    cwd,
-    env: environment(env),
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  let said = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (text: string) => {
-      said += text;
-    });
-  }
-  const got = await new Promise<number | null>((resolve, reject) => {
-    child.once('error', reject);
-    child.once('close', resolve);
-  });
-  expect(got, `${line}\n${said}`).toBe(code);
-  return said;
-}
-
-interface ShellOptions {
-  readonly cwd?: string;
-  readonly env?: Readonly<Record<string, string>>;
-  readonly code?: number;
+/** Runs a line of shell. @returns what it said */
+async function shell(line: string, { env = {}, code = 0 } = {}): Promise<string> {
+  const outcome = await user.run(line, env);
+  expect(outcome.code, `${line}\n${outcome.said}`).toBe(code);
+  return outcome.said;
 }
 
 it('sealbus init && npm install && npm test', async () => {
-  await shell(`node '${sealbus}' init first-device`, { cwd: scratch });
+  await shell('sealbus init first-device');
+  await shell('cd first-device');
   await shell('npm install');
-  const said = await shell('npm test');
-  expect(said).toMatch(/Test Files +2 passed \(2\)/);
-  expect(existsSync(join(project, '.sealbus/failures'))).toBe(false);
+  expect(await shell('npm test')).toMatch(/Test Files +2 passed \(2\)/);
+  expect(existsSync(join(user.directory, '.sealbus/failures'))).toBe(false);
 });
 
 it('its types hold', async () => {
@@ -78,11 +32,10 @@ it('its types hold', async () => {
 });
 
 it('npx vitest --shard runs a part of it', async () => {
-  const shards = await Promise.all([
-    shell('npx vitest list --filesOnly --shard 1/2'),
-    shell('npx vitest list --filesOnly --shard 2/2'),
-  ]);
-  const names = shards.flatMap((said) => said.trim().split('\n'));
+  const shards = await Promise.all(
+    ['1/2', '2/2'].map((shard) => shell(`npx vitest list --filesOnly --shard ${shard}`)),
+  );
+  const names = shards.flatMap((said) => said.split('\n'));
   expect(names.map((name) => name.replace(/.*\//, '')).sort()).toEqual([
     'first_device.client.test.ts',
     'first_device.guest.test.ts',
@@ -90,7 +43,7 @@ it('npx vitest --shard runs a part of it', async () => {
 });
 
 it('the lines of its CI file run as they stand', async () => {
-  const workflow = readFileSync(join(project, '.github/workflows/test.yml'), 'utf8');
+  const workflow = user.read('.github/workflows/test.yml');
   const lines = [...workflow.matchAll(/^ +(?:- )?run: (np[mx] .*)$/gm)]
     .map(([, line = '']) => line)
     .filter((line) => !line.startsWith('npm pkg set'));
@@ -107,15 +60,14 @@ it('the lines of its CI file run as they stand', async () => {
   ]);
   const env = { KERNEL: 'trixie', SHARD: '1/2' };
   for (const line of lines) await shell(line, { env });
-  expect(readFileSync(join(project, 'out/junit.xml'), 'utf8')).toMatch(
+  expect(user.read('out/junit.xml')).toMatch(
     /<testsuites [^>]*tests="[1-9]\d*" failures="0" errors="0"/,
   );
-  expect(readdirSync(join(project, 'out/failures'))).toEqual([]);
+  expect(readdirSync(join(user.directory, 'out/failures'))).toEqual([]);
 });
 
-it('a driver that is broken is seen, by name, line and exit code', async () => {
-  const driver = 'driver/first_device.c';
-  await shell(`sed -i 's/return IRQ_HANDLED;/return IRQ_HANDLED/' ${driver}`);
+it('a driver that does not build is told by file and line', async () => {
+  await shell("sed -i 's/return IRQ_HANDLED;/return IRQ_HANDLED/' driver/first_device.c");
   const said = await shell("npm test -- guest -t 'sums'", { code: 1 });
   expect(said).toMatch(/driver\/first_device\.c:\d+:\d+: error: expected .;./);
 });

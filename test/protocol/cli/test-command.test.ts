@@ -29,6 +29,14 @@ function putTest(name: string, body: string): void {
   );
 }
 
+/** A vitest of the project's own, which says what it is called with. */
+function putVitest(version: string): void {
+  put('package.json', '{}');
+  const manifest = { version, bin: { vitest: './own.mjs' } };
+  put('node_modules/vitest/package.json', JSON.stringify(manifest));
+  put('node_modules/vitest/own.mjs', "console.log('own', ...process.argv.slice(2));\n");
+}
+
 const run = (...args: string[]) => place.run(['test', ...args], { cwd: project });
 
 const passing = 'expect(1 + 1).toBe(2);';
@@ -166,12 +174,19 @@ describe('a report for machines has stdout for itself', () => {
 
 describe('what a project has itself goes first', () => {
   it('its vitest', async () => {
-    put('package.json', '{}');
-    put('node_modules/vitest/package.json', '{ "bin": { "vitest": "./own.mjs" } }');
-    put('node_modules/vitest/own.mjs', "console.log('own', ...process.argv.slice(2));\n");
+    putVitest('5.99.0');
     const { code, stdout } = await run('some', '--shard', '1/2');
     expect(code).toBe(0);
     expect(`${stdout}`).toMatch(/^own run .*--shard=1\/2 some\n$/);
+  });
+
+  it('but none that sealbus/vitest does not fit', async () => {
+    putVitest('2.1.9');
+    const { code, stdout, stderr } = await run();
+    expect([code, `${stdout}`]).toEqual([1, '']);
+    expect(stderr).toMatch(
+      /expected vitest 5 in .*, got 2\.1\.9\. Run 'npm install --save-dev vitest@5/,
+    );
   });
 
   it('its configuration, its reporters too', async () => {

@@ -175,6 +175,23 @@ describe('interrupts, resets, and what enables them', () => {
     expect(() => best.interrupt(1)).toThrow(/MSI vector 0 to 0, got 1/);
   });
 
+  test('whoever waits for the next one waits for one of its own', async () => {
+    const vmm = await hosted(new Edu());
+    const order: number[] = [];
+    const waiting = [0, 1].map(async (n) => {
+      await vmm.interrupt().next();
+      order.push(n);
+    });
+    await vmm.bar0.write('interruptRaise', 1);
+    await vmm.interrupt().reach(1);
+    await expect.poll(() => order).toEqual([0]);
+    await vmm.bar0.write('interruptRaise', 2);
+    await Promise.all(waiting);
+    await expect(vmm.interrupt().next(5)).rejects.toThrow(/expected 3 of/);
+    await vmm.bar0.write('interruptRaise', 4);
+    await vmm.interrupt().next();
+  });
+
   test('vectors beyond those that are taken say how to take them', async () => {
     class Many extends PciFunction {
       static override readonly id = { vendor: 0x1b36, device: 0x5eb4, class: 0xff0000 };

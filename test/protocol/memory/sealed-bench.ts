@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
+import { KeySlots } from '../../../src/machine/key-slots.ts';
+import { SlotRegister } from '../../../src/machine/slot-register.ts';
 import { gpa, type MemoryRun } from '../../../src/memory/guest-memory.ts';
 import { MemoryController } from '../../../src/memory/memory-controller.ts';
 import type { SealedMemory } from '../../../src/memory/sealed-memory.ts';
@@ -21,6 +23,8 @@ export function noSealedRam(): string | undefined {
 export interface SealedBench extends AsyncDisposable {
   readonly directory: string;
   readonly controller: MemoryController;
+  /** Its key slots: slot 1 is VM 1's and active. */
+  readonly keys: KeySlots;
   readonly ram: SealedRam;
   readonly memory: SealedMemory;
   readonly failures: string[];
@@ -40,7 +44,9 @@ export async function sealedBench(
     onFailure: (message) => failures.push(message),
     onLost: (error) => lost.push(error),
   });
-  await controller.generateKey(keySlot(1), vmId(1));
+  const keys = new KeySlots(new SlotRegister(), controller.keys);
+  await keys.generate(keySlot(1), { vm: vmId(1) });
+  await keys.activate(keySlot(1));
   const ram = await SealedRam.create(controller, {
     name: 'vm1',
     vm: vmId(1),
@@ -53,6 +59,7 @@ export async function sealedBench(
   return {
     directory,
     controller,
+    keys,
     ram,
     memory,
     failures,

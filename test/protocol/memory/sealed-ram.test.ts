@@ -21,6 +21,7 @@ import { detachStaleMount } from '../../../src/memory/fuse/fuse-mount.ts';
 import { gpa, MemoryError } from '../../../src/memory/guest-memory.ts';
 import { MemoryController } from '../../../src/memory/memory-controller.ts';
 import { SealedRam } from '../../../src/memory/sealed-ram.ts';
+import { DeviceHalf } from './device-half.ts';
 import { noSealedRam, sealedBench } from './sealed-bench.ts';
 import { twoVcpus } from './vcpus.ts';
 
@@ -169,41 +170,14 @@ describe.skipIf(missing !== undefined)('sealed RAM', () => {
       const { memory } = bench;
       const offset = MIB;
       const vcpuThreads = await twoVcpus({ path: bench.ram.path, offset, pages, pauseEvery });
-      // The first half of each page is the device's own.
-      const mine = Array.from({ length: pages }, () => new Uint8Array(2048));
-      let state = 4711;
-      const random = (below: number) => {
-        state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-        return Math.floor((state / 2 ** 32) * below);
-      };
-      let lost = 0;
-      let writes = 0;
-      let reads = 0;
-      const until = Date.now() + 6000;
-      while (Date.now() < until) {
-        const page = random(pages);
-        const own = mine[page] as Uint8Array;
-        const at = random(2047);
-        const length = 1 + random(2048 - at);
-        const address = gpa(offset + page * 4096 + at);
-        if (random(2) === 0) {
-          const bytes = own.subarray(at, at + length);
-          for (let i = 0; i < length; i++) bytes[i] = random(256);
-          memory.write(address, SLOT, bytes);
-          writes++;
-        } else {
-          const into = new Uint8Array(length);
-          memory.read(address, SLOT, into);
-          if (Buffer.compare(into, own.subarray(at, at + length)) !== 0) lost++;
-          reads++;
-        }
-      }
+      const device = new DeviceHalf(memory, SLOT, offset, pages);
+      for (const until = Date.now() + 6000; Date.now() < until; ) device.access();
       const vcpus = await vcpuThreads.stop();
-      expect(lost).toBe(0);
+      expect(device.lost).toBe(0);
       expect(vcpus.map((vcpu) => vcpu.lost)).toEqual([0, 0]);
       // It proves nothing unless both sides were at it.
       expect(Math.min(...vcpus.map((vcpu) => vcpu.stores))).toBeGreaterThan(1000);
-      expect(Math.min(writes, reads)).toBeGreaterThan(50);
+      expect(Math.min(device.writes, device.reads)).toBeGreaterThan(50);
     },
   );
 });

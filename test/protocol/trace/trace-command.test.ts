@@ -1,5 +1,14 @@
 /** `sealbus trace` around programs, `report` and `perfetto` of what they leave: machines without a guest. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -118,6 +127,7 @@ describe('sealbus trace', () => {
     ['no such program', ['--', 'no-such-program'], 127, /expected a program.*no-such-program/],
     ['no command', [], 1, /missing required argument/],
     ['a place that is not there', ['-o', '/none/t', '--', 'true'], 1, /write a trace to \/none\/t/],
+    ['a directory for a file', ['-o', scratch, '--', 'true'], 1, /a file .*got the directory/],
     [
       'bytes that are no number',
       ['--data', '4K', '--', 'true'],
@@ -130,6 +140,32 @@ describe('sealbus trace', () => {
     expect(code).toBe(expected);
     expect(stderr).toMatch(said);
   });
+});
+
+test('the program of docs/traces.md runs, and prints what it says it looks for', async () => {
+  const page = readFileSync(join(repository, 'docs/traces.md'), 'utf8');
+  const [, source = ''] = /^```ts\n(.*?)^```$/ms.exec(page) ?? [];
+  const project = file('project');
+  mkdirSync(join(project, 'node_modules'), { recursive: true });
+  symlinkSync(repository, join(project, 'node_modules/sealbus'));
+  writeFileSync(join(project, 'package.json'), '{"type":"module"}');
+  cpSync(join(repository, 'examples/adder/adder.ts'), join(project, 'adder.ts'));
+  writeFileSync(join(project, 'program.ts'), source);
+  const { code, stdout, stderr } = await place.spawn([
+    ...['sh', '-c', 'cd "$1" && exec "$2" program.ts', 'sh', project, process.execPath],
+  ]).ended;
+  expect(code, stderr).toBe(0);
+  expect(`${stdout}`).toMatch(/kind: 'register'.*register: 'sum'/s);
+  expect(readTrace(join(project, 'adder.ndjson'))).toMatchObject({ cut: false });
+});
+
+test('a machine whose trace cannot be made says why, and leaves nothing', async () => {
+  const { code, stderr } = await place.spawn(node('1'), { env: { SEALBUS_TRACE: '/dev/null/x' } })
+    .ended;
+  expect(code).toBe(1);
+  expect(stderr).toContain('expected SEALBUS_TRACE to name a directory');
+  // What killed programs had left was cleared away as it began.
+  expect(place.directories).toEqual([]);
 });
 
 test('SEALBUS_TRACE alone records too, a file a machine', async () => {

@@ -200,6 +200,13 @@ describe('dram.flip', () => {
     expect(drawn.size).toBeGreaterThan(20);
   });
 
+  it('does not strike where no memory is, and the DMA goes on', () => {
+    const { plan, device } = machine();
+    const flip = plan.arm('dram.flip', { every: 1, gpa: BYTES });
+    device.port.readInto(0, new Uint8Array(8));
+    expect(flip.struck).toBe(0);
+  });
+
   it('leaves DRAM alone where the DMA leads nowhere', () => {
     const { plan, device, iommu, entry, bytes } = machine();
     const flip = plan.arm('dram.flip', { nth: 1 });

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { Edu } from '../../../src/devices/edu/edu.ts';
 import { VirtioIommu } from '../../../src/devices/iommu/virtio-iommu.ts';
 import { FaultPlan, type Strike } from '../../../src/faults/index.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
@@ -202,6 +203,22 @@ describe('a plan', () => {
     plan.arm('interrupt.lose', { every: 1, rid: OTHER });
     expect(arriving(plan, 2)).toEqual([1, 2]);
     expect(arriving(plan, 2, OTHER)).toEqual([]);
+  });
+
+  it('strikes those functions that a fault fits, and refuses one that fits none', () => {
+    const plan = new FaultPlan();
+    const links = [
+      new Bench(plan.around(new Panel(), RID)),
+      new Bench(plan.around(new Edu(), OTHER)),
+    ];
+    const stuck = plan.arm('register.stuck', { every: 1, register: 'control.mode', value: 0x20 });
+    expect(links.map((link) => link.read(AT.control))).toEqual([0x20, 0x0100_00ed]);
+    expect(stuck.struck).toBe(1);
+    expect(() => plan.arm('register.stuck', { nth: 1, register: 'colour' })).toThrow(RangeError);
+    expect(() => plan.arm('register.stuck', { nth: 1, register: 'rows[0]', rid: OTHER })).toThrow(
+      /a register of Edu/,
+    );
+    expect(plan.struck).toBe(1);
   });
 
   it('strikes a virtio-iommu only where that is named', () => {

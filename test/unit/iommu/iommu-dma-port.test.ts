@@ -116,6 +116,29 @@ describe('what is refused', () => {
     expectRefused(setUp({ slot: keySlot(slot) }), 0x1000, 16, { read: reason, write: reason });
   });
 
+  test('the record names the slot that was resolved, of the entry or the translation, and its generation', () => {
+    const record = (change: Parameters<typeof setUp>[0]) => {
+      const { port, iommu } = setUp(change);
+      reasonOf(() => port.readInto(0x1000, new Uint8Array(16)));
+      return iommu.faults.records[0];
+    };
+    expect(record({ slot: keySlot(3) })).toMatchObject({ slot: 3, generation: 30 });
+    expect(record({ slot: keySlot(9) })).toMatchObject({ slot: 9, generation: 0 });
+    const identity = new IdentityDomain(5);
+    const domain: Domain = {
+      ...{ id: 5, cacheable: false },
+      translate(iova, into) {
+        const fault = identity.translate(iova, into);
+        into.slot = keySlot(2);
+        return fault;
+      },
+    };
+    const reason = 'slot-of-another-vm';
+    expect(record({ domain, slotFrom: 'translation', slot: undefined })).toMatchObject({
+      ...{ reason, slot: 2, generation: 20 },
+    });
+  });
+
   test('any range that leaves memory, whole', () => {
     const bench = setUp();
     fc.assert(

@@ -1,6 +1,6 @@
 /**
  * A process that holds a key, for key-wipe.test.ts to look into from outside. It takes one command a
- * line on stdin and answers each with a line; the key comes on descriptor 3.
+ * line on stdin and answers each with a line; the key comes on descriptor 3, one to rotate to on 4.
  */
 import { createInterface } from 'node:readline';
 import { inspect } from 'node:util';
@@ -33,6 +33,11 @@ function obey(command: string): string {
       return 'ok';
     case 'print':
       return inspect(table, { showHidden: true, depth: 9 }) + JSON.stringify(table) + String(table);
+    case 'rotate':
+      table.rotate(slot, { fd: 4 });
+      table.cipher(slot).encrypt(page, page, 1, 0, 4096);
+      return 'ok';
+    case 'finish':
     case 'revoke':
     case 'destroy':
       table[verb](slot);

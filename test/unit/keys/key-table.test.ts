@@ -5,10 +5,11 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { WeakKeyError, XtsError } from '../../../src/crypto/xts-cipher.ts';
 import { socketPair } from '../../../src/ffi/socket-pair.ts';
-import { KEY_SLOTS, keySlot } from '../../../src/keys/key-slot.ts';
+import { KEY_SLOTS, type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
 import { KeyTable } from '../../../src/keys/key-table.ts';
-import { KeySlotError, type SlotState } from '../../../src/keys/slot-lifecycle.ts';
-import { VM_ID_MAX, vmId } from '../../../src/keys/vm-id.ts';
+import { GENERATION_MAX } from '../../../src/keys/key-tag.ts';
+import { KeySlotError, SlotLifecycle, type SlotState } from '../../../src/keys/slot-lifecycle.ts';
+import { VM_ID_MAX, type VmId, vmId } from '../../../src/keys/vm-id.ts';
 
 const vm = vmId(3);
 const other = vmId(4);
@@ -110,41 +111,156 @@ describe('lifecycle', () => {
     expect(refusalOf()).toBe('slot-not-active');
   });
 
-  test('whatever is asked in whatever order, a slot goes only where its state lets it', () => {
-    const action = fc.constantFrom('generate', 'bind', 'activate', 'revoke', 'destroy');
+  test('a rotation has the keys of two generations, and ends with the newer', () => {
+    table.generate(slot, { vm });
+    table.activate(slot);
+    const first = table.cipher(slot);
+    const underFirst = encrypted(table);
+    table.rotate(slot, { keyBits: 128 });
+    expect(table.describe(slot)).toEqual({
+      ...{ slot, state: 'rotating', vm },
+      ...{ generation: 2, keyBits: 128 },
+    });
+    expect(table.refusal(slot, vm)).toBeUndefined();
+    expect(table.keysFor(slot, other)).toBeUndefined();
+    const pair = table.keysFor(slot, vm);
+    expect(pair?.outgoing?.cipher).toBe(first);
+    expect(pair?.outgoing?.tag).not.toBe(pair?.tag);
+    expect(encrypted(table)).not.toEqual(underFirst);
+    expect(() => table.rotate(slot)).toThrow(/got one that is rotating: wait for the end/);
+    table.finish(slot);
+    expect(first.closed).toBe(true);
+    expect(table.describe(slot)).toMatchObject({ state: 'active', generation: 2 });
+    expect(table.keysFor(slot, vm)).toMatchObject({ outgoing: undefined });
+    expect(() => table.finish(slot)).toThrow(/expected a slot that is rotating/);
+  });
+
+  test('a rotation to a key that is none leaves the slot as it was', () => {
+    table.generate(slot, { vm });
+    table.activate(slot);
+    const before = encrypted(table);
+    for (const wrong of [new Uint8Array(64).fill(3), new Uint8Array(63)]) {
+      withFile(wrong, (fd) => expect(() => table.rotate(slot, { fd })).toThrow(/key/));
+      expect(table.describe(slot)).toMatchObject({ state: 'active', generation: 1 });
+      expect(encrypted(table)).toEqual(before);
+    }
+    const key = Uint8Array.from({ length: 64 }, (_, i) => i);
+    withFile(key, (fd) => table.rotate(slot, { fd }));
+    const second = keySlot(8);
+    withFile(key, (fd) => table.load(second, fd, { vm }));
+    table.activate(second);
+    expect(encrypted(table)).toEqual(encrypted(table, second));
+  });
+
+  test('whatever is asked in whatever order, a slot goes only where its state lets it, and has the key it should', () => {
+    const steps = [
+      ...['generate', 'load', 'bind', 'activate', 'rotate', 'rotate to a file’s', 'finish'],
+      ...['revoke', 'destroy'],
+    ] as const;
+    const step = fc.record({
+      do: fc.constantFrom(...steps),
+      on: fc.constantFrom(keySlot(0), keySlot(31), keySlot(32)),
+      vm: fc.constantFrom(vm, other),
+      key: fc.integer({ min: 0, max: 3 }),
+    });
+    const keyOf = (n: number) => Uint8Array.from({ length: 64 }, (_, i) => i * 3 + n);
+    /** What a page is under each of the keys that files hold. */
+    const underFile = [0, 1, 2, 3].map((n) => {
+      using own = new KeyTable();
+      withFile(keyOf(n), (fd) => own.load(slot, fd, { vm }));
+      own.activate(slot);
+      return Buffer.from(encrypted(own));
+    });
+    const done = new Set<string>();
     fc.assert(
-      fc.property(fc.array(action, { maxLength: 12 }), (actions) => {
+      fc.property(fc.array(step, { maxLength: 60, size: 'max' }), (wanted) => {
         using own = new KeyTable();
-        let state: SlotState = 'empty';
-        let bound = false;
-        for (const next of actions) {
-          const allowed: boolean =
-            next === 'destroy' ||
-            (next === 'generate' && state === 'empty') ||
-            (next === 'bind' && state === 'loaded') ||
-            (next === 'activate' && state === 'loaded' && bound) ||
-            (next === 'revoke' && (state === 'loaded' || state === 'active'));
-          const act = () => {
-            if (next === 'bind') own.bind(slot, vm);
-            else own[next](slot);
+        const model = new Map<KeySlot, SlotModel>();
+        for (const { do: what, on, vm: whose, key } of wanted) {
+          const now = model.get(on) ?? {
+            state: 'empty',
+            vm: undefined,
+            generation: 0,
+            key: undefined,
           };
-          if (!allowed) expect(act).toThrow(KeySlotError);
+          const next = afterStep(now, what, whose, key);
+          const act = () => {
+            if (what === 'bind') own.bind(on, whose);
+            else if (what === 'load') withFile(keyOf(key), (fd) => own.load(on, fd));
+            else if (what === 'rotate to a file’s')
+              withFile(keyOf(key), (fd) => own.rotate(on, { fd }));
+            else own[what](on);
+          };
+          if (next === undefined) expect(act).toThrow(KeySlotError);
           else {
             act();
-            if (next === 'generate') state = 'loaded';
-            if (next === 'bind') bound = true;
-            if (next === 'activate') state = 'active';
-            if (next === 'revoke') state = 'revoked';
-            if (next === 'destroy') [state, bound] = ['empty', false];
+            model.set(on, next);
+            done.add(what);
           }
-          expect(own.describe(slot).state).toBe(state);
-          expect(own.refusal(slot, vm) === undefined).toBe(state === 'active');
+        }
+        for (const [on, { state, vm: owner, generation, key }] of model) {
+          expect(own.describe(on)).toMatchObject({ state, vm: owner, generation });
+          const isServing = state === 'active' || state === 'rotating';
+          expect(own.keysFor(on, owner ?? vm) !== undefined).toBe(isServing);
+          expect(own.keysOf(on)?.outgoing !== undefined).toBe(state === 'rotating');
+          if (isServing && key !== undefined) {
+            expect(Buffer.compare(encrypted(own, on), underFile[key] as Buffer)).toBe(0);
+          }
         }
       }),
-      { numRuns: 60 },
+      { numRuns: 100 },
     );
+    expect([...done].sort()).toEqual([...steps].sort());
+  });
+
+  test('a slot has as many keys as its generations can count, and then no more', () => {
+    const life = new SlotLifecycle();
+    const about = { vm, keyBits: 256 } as const;
+    life.fill('generate', slot, about);
+    life.activate(slot);
+    for (let generation = 2; generation <= GENERATION_MAX; generation++) {
+      life.rotate(slot, 256);
+      life.finish(slot);
+    }
+    expect(() => life.rotate(slot, 256)).toThrow(/take another slot/);
+    life.destroy(slot);
+    expect(() => life.fill('generate', slot, about)).toThrow(/take another slot/);
   });
 });
+
+/** What a slot should be. `key` is the number of the file that its newest key came from. */
+interface SlotModel {
+  readonly state: SlotState;
+  readonly vm: VmId | undefined;
+  readonly generation: number;
+  readonly key: number | undefined;
+}
+
+/** What a step makes of a slot, or undefined where the table must refuse it. */
+function afterStep(now: SlotModel, what: string, vm: VmId, key: number): SlotModel | undefined {
+  const next = now.generation + 1;
+  switch (`${now.state}: ${what}`) {
+    case 'empty: generate':
+      return { ...now, state: 'loaded', generation: next, key: undefined };
+    case 'empty: load':
+      return { ...now, state: 'loaded', generation: next, key };
+    case 'loaded: bind':
+      return now.vm === undefined || now.vm === vm ? { ...now, vm } : undefined;
+    case 'loaded: activate':
+      return now.vm === undefined ? undefined : { ...now, state: 'active' };
+    case 'active: rotate':
+      return { ...now, state: 'rotating', generation: next, key: undefined };
+    case 'active: rotate to a file’s':
+      return { ...now, state: 'rotating', generation: next, key };
+    case 'rotating: finish':
+      return { ...now, state: 'active' };
+    case 'loaded: revoke':
+    case 'active: revoke':
+    case 'rotating: revoke':
+      return { ...now, state: 'revoked' };
+  }
+  return what === 'destroy' ? { ...now, state: 'empty', vm: undefined, key: undefined } : undefined;
+}
 
 describe('keys', () => {
   test('generated keys differ from slot to slot and from generation to generation', () => {

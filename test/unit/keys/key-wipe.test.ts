@@ -1,26 +1,27 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Writable } from 'node:stream';
 import { afterEach, expect, test, vi } from 'vitest';
+import { countInMemory } from './memory-scan.ts';
 
 /** Another process that holds the key; see key-holder.ts. */
 class Holder {
   readonly #child: ChildProcess;
   readonly #answers: AsyncIterator<string>;
 
-  /** @param key its bytes, to be sent through a socket */
-  constructor(memory: string, key: Uint8Array) {
+  /** @param keys their bytes, to be sent through a socket each */
+  constructor(memory: string, ...keys: readonly Uint8Array[]) {
     const script = join(import.meta.dirname, 'key-holder.ts');
     this.#child = spawn(process.execPath, [script, memory], {
-      stdio: ['pipe', 'pipe', 'inherit', 'pipe'],
+      stdio: ['pipe', 'pipe', 'inherit', 'pipe', 'pipe'],
     });
     this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
-    (this.#child.stdio[3] as Writable).end(key);
+    for (const [index, key] of keys.entries()) (this.#child.stdio[3 + index] as Writable).end(key);
   }
 
   async tell(command: string): Promise<string> {
@@ -30,37 +31,9 @@ class Holder {
     return value;
   }
 
-  /** How often each needle occurs in what the process can write and this one can read of its memory. */
+  /** How often each needle occurs in what this process can read of the other's memory. */
   hits(needles: readonly Uint8Array[]): number[] {
-    const counts = needles.map(() => 0);
-    const memory = openSync(`/proc/${this.#child.pid}/mem`, 'r');
-    try {
-      for (const line of readFileSync(`/proc/${this.#child.pid}/maps`, 'utf8').split('\n')) {
-        const match = /^([0-9a-f]+)-([0-9a-f]+) rw/.exec(line);
-        if (!match) continue;
-        const begin = Number.parseInt(match[1]!, 16);
-        const end = Number.parseInt(match[2]!, 16);
-        const chunk = Buffer.alloc(Math.min(end - begin, 2 ** 22) + 64);
-        for (let at = begin; at < end; at += chunk.length - 64) {
-          let got: number;
-          try {
-            got = readSync(memory, chunk, 0, Math.min(chunk.length, end - at), at);
-          } catch {
-            break; // Not to be read from outside: secret memory, a guard page.
-          }
-          for (const [index, needle] of needles.entries()) {
-            for (let from = 0; ; counts[index]! += 1) {
-              const found = chunk.subarray(0, got).indexOf(needle, from);
-              if (found < 0) break;
-              from = found + 1;
-            }
-          }
-        }
-      }
-    } finally {
-      closeSync(memory);
-    }
-    return counts;
+    return countInMemory(this.#child.pid ?? 0, needles);
   }
 
   limits(): string {
@@ -99,6 +72,30 @@ test.each([
   for (const count of holder.hits(needles)) expect(count).toBeGreaterThan(loaded);
   expect(await holder.tell(end)).toBe('ok');
   expect(holder.hits(needles)).toEqual([0, 0, 0, 0]);
+});
+
+test('after a rotation the old key is gone from the process, and the new one after its revocation', async () => {
+  const [old, next] = [randomBytes(64), randomBytes(64)];
+  const of = (key: Buffer) => [0, 16, 32, 48].map((at) => key.subarray(at, at + 16));
+  holder = new Holder('anonymous', old, next);
+  for (const command of ['load', 'use', 'rotate']) expect(await holder.tell(command)).toBe('ok');
+  // Both are in use: the scan would see them.
+  for (const count of holder.hits([...of(old), ...of(next)])) expect(count).toBeGreaterThan(1);
+  expect(await holder.tell('finish')).toBe('ok');
+  expect(holder.hits(of(old))).toEqual([0, 0, 0, 0]);
+  for (const count of holder.hits(of(next))) expect(count).toBeGreaterThan(1);
+  expect(await holder.tell('revoke')).toBe('ok');
+  expect(holder.hits([...of(old), ...of(next)])).toEqual(new Array(8).fill(0));
+});
+
+test('a revocation in the middle of a rotation wipes both keys', async () => {
+  const keys = [randomBytes(64), randomBytes(64)] as const;
+  const needles = keys.map((key) => key.subarray(0, 16));
+  holder = new Holder('anonymous', ...keys);
+  for (const command of ['load', 'use', 'rotate', 'revoke']) {
+    expect(await holder.tell(command)).toBe('ok');
+  }
+  expect(holder.hits(needles)).toEqual([0, 0]);
 });
 
 test('a protected process leaves no core and opens its memory to no debugger of its user', async () => {

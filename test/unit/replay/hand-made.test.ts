@@ -215,6 +215,25 @@ describe('how a device does its work', () => {
     expect((await outcome(overdue, () => new ByAlarm())).line).toBe(4);
   });
 
+  test('a device that looks at its clock again and again finds it as late as it was then', async () => {
+    class Waits extends Worker {
+      override work() {
+        const until = this.clock.nowNs + 5e9;
+        const look = () => (this.clock.nowNs < until ? setImmediate(look) : this.finish());
+        setImmediate(look);
+      }
+    }
+    time = 0;
+    const trace = traced(
+      write(GO, 1),
+      { ...read(DONE, 0), t: 4.9e9 },
+      { ...mode(), t: 5.1e9 },
+      { ...raised(), t: 5.1e9 },
+      { ...read(DONE, 1), t: 6e9 },
+    );
+    expect((await outcome(trace, () => new Waits())).line).toBeUndefined();
+  });
+
   test('where a trace holds no alarms they ring when they are due', async () => {
     time = 0;
     const events = [

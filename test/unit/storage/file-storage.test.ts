@@ -243,7 +243,9 @@ describe.each(WAYS)(
       const submit = (kind: 'read' | 'write-zeroes', length: number, name: string) => {
         const bytes = kind === 'read' ? buffer.subarray(0, length) : undefined;
         const done = () => ended.push(name);
-        storage.submit({ kind, offset: 0, length, bytes, durable: false, done });
+        // Elsewhere than what is read: an engine that is quick would take that out of memory.
+        const offset = kind === 'read' ? 0 : BYTES / 2;
+        storage.submit({ kind, offset, length, bytes, durable: false, done });
       };
       submit('write-zeroes', 4096, 'zeroes');
       submit('read', BYTES, 'long');
