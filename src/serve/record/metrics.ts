@@ -39,6 +39,11 @@ export async function metricsText(
   for (const { state } of keys.list()) states.set(state, (states.get(state) ?? 0) + 1);
 
   const refused = new Metric('sealbus_dma_refused_total', 'counter', 'DMA that the IOMMU refused.');
+  const mismatched = new Metric(
+    'sealbus_dma_mismatched_total',
+    'counter',
+    'DMA that was done and met private pages in the clear, or shared ones through a key.',
+  );
   const events = new Metric(
     'sealbus_events_total',
     'counter',
@@ -46,6 +51,7 @@ export async function metricsText(
   );
   for (const { event, reason, vm, count } of recorder.counts()) {
     if (event === 'refused') refused.sample(count, { vm: name(vm), reason });
+    else if (event === 'mismatched') mismatched.sample(count, { vm: name(vm), reason });
     else events.sample(count, { event, reason });
   }
   const slots = new Metric('sealbus_key_slots', 'gauge', 'Key slots that are not empty, by state.');
@@ -75,6 +81,7 @@ export async function metricsText(
     ),
     slots,
     refused,
+    mismatched,
     events,
     ...(await memoryMetrics(host)),
     new Metric('sealbus_record_lines_total', 'counter', 'Lines of the record.').sample(

@@ -3,6 +3,7 @@ import type { DeviceTableEntry } from '../../iommu/device-table.ts';
 import type { FaultRecord } from '../../iommu/fault-log.ts';
 import { type AccessSlot, isInClear } from '../../keys/key-slot.ts';
 import type { SlotDescription } from '../../keys/slot-lifecycle.ts';
+import type { Iova } from '../../pci/dma-port.ts';
 import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 
 /** A key slot, or the access that goes through none. */
@@ -12,7 +13,8 @@ export type ShownSlot = number | 'in-the-clear';
 export interface RecordLine {
   /** ISO 8601, UTC, milliseconds. */
   readonly time: string;
-  readonly event: 'vm' | 'binding' | 'key' | 'refused';
+  /** `mismatched` is a DMA that was done though it met pages of the other kind, private or shared. */
+  readonly event: 'vm' | 'binding' | 'key' | 'refused' | 'mismatched';
   /** Of the function, on its VM's segment. */
   readonly rid: string | null;
   readonly vm: number | null;
@@ -26,7 +28,7 @@ export interface RecordLine {
   /** Of a binding: what the device table now says. */
   readonly slotFrom?: 'device-table' | 'translation';
   readonly rights?: string;
-  /** Of a refused DMA. */
+  /** Of a DMA. */
   readonly sequence?: number;
   readonly direction?: 'read' | 'write';
   readonly iova?: string;
@@ -36,6 +38,12 @@ export interface RecordLine {
 
 export function shownSlot(slot: AccessSlot): ShownSlot {
   return isInClear(slot) ? 'in-the-clear' : slot;
+}
+
+/** The device's 64 bits, whatever its author's arithmetic made of them. */
+function shownIova(iova: Iova): string {
+  if (typeof iova === 'number' && !Number.isInteger(iova)) return String(iova);
+  return `0x${BigInt.asUintN(64, BigInt(iova)).toString(16)}`;
 }
 
 const nothing = { rid: null, vm: null, slot: null, generation: null } as const;
@@ -49,17 +57,17 @@ export function vmLine(
   return { time: now.toISOString(), event: 'vm', ...nothing, vm, reason, name };
 }
 
-export function refusedLine(fault: FaultRecord): RecordLine {
+export function dmaLine(fault: FaultRecord): RecordLine {
   const { sequence, direction, iova, length, domain = null } = fault;
   return {
     time: new Date(fault.time).toISOString(),
-    event: 'refused',
+    event: fault.refused ? 'refused' : 'mismatched',
     rid: formatRequesterId(fault.rid),
     vm: fault.vm ?? null,
     slot: fault.slot === undefined ? null : shownSlot(fault.slot),
     generation: fault.generation ?? null,
     reason: fault.reason,
-    ...{ sequence, direction, iova: `0x${BigInt(iova).toString(16)}`, length, domain },
+    ...{ sequence, direction, iova: shownIova(iova), length, domain },
   };
 }
 
@@ -74,9 +82,10 @@ export function bindingLine(
   before: DeviceTableEntry | undefined,
   generation: (slot: AccessSlot) => number | null,
 ): RecordLine | undefined {
-  const about = { time: now.toISOString(), event: 'binding', rid: formatRequesterId(rid) } as const;
+  const time = now.toISOString();
+  const about = { time, event: 'binding', ...nothing, rid: formatRequesterId(rid) } as const;
   if (entry === undefined) {
-    return { ...nothing, ...about, vm: before?.vm ?? null, reason: 'unbound' };
+    return { ...about, vm: before?.vm ?? null, reason: 'unbound' };
   }
   const { vm, slot, rights, slotFrom = 'device-table' } = entry;
   if (
@@ -89,7 +98,7 @@ export function bindingLine(
     return undefined;
   }
   return {
-    ...{ ...nothing, ...about, vm },
+    ...{ ...about, vm },
     slot: slot === undefined ? null : shownSlot(slot),
     generation: slot === undefined ? null : generation(slot),
     reason: before === undefined ? 'bound' : 'changed',

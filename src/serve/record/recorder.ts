@@ -1,6 +1,6 @@
 import { isInClear } from '../../keys/key-slot.ts';
 import type { Platform } from '../../machine/platform.ts';
-import { bindingLine, keyLine, type RecordLine, refusedLine, vmLine } from './record-line.ts';
+import { bindingLine, dmaLine, keyLine, type RecordLine, vmLine } from './record-line.ts';
 
 /** Lines that are kept for those who ask afterwards. */
 const KEPT_MAX = 4096;
@@ -22,7 +22,7 @@ export class Recorder implements Disposable {
     const generation = (slot: Parameters<typeof isInClear>[0]) =>
       isInClear(slot) ? null : slots.generation(slot);
     this.#stops = [
-      iommu.faults.onFault((fault) => this.#record(refusedLine(fault))),
+      iommu.faults.onFault((fault) => this.#record(dmaLine(fault))),
       iommu.table.onChange((rid, entry, before) =>
         this.#record(bindingLine(new Date(), rid, entry, before, generation)),
       ),
@@ -50,7 +50,7 @@ export class Recorder implements Disposable {
     return this.#kept;
   }
 
-  /** How often each event was, by reason; refused DMA by VM as well. */
+  /** How often each event was, by reason; those of DMA by VM as well. */
   counts(): readonly {
     readonly event: string;
     readonly reason: string;
@@ -58,7 +58,7 @@ export class Recorder implements Disposable {
     readonly count: number;
   }[] {
     return [...this.#counts.values()].map(({ line: { event, reason, vm }, count }) => {
-      return { event, reason, vm: event === 'refused' ? vm : null, count };
+      return { event, reason, vm: isOfDma(event) ? vm : null, count };
     });
   }
 
@@ -82,7 +82,7 @@ export class Recorder implements Disposable {
     this.#total++;
     this.#kept.push(line);
     if (this.#kept.length > KEPT_MAX) this.#kept.shift();
-    const key = `${line.event} ${line.reason} ${line.event === 'refused' ? line.vm : ''}`;
+    const key = `${line.event} ${line.reason} ${isOfDma(line.event) ? line.vm : ''}`;
     const counted = this.#counts.get(key);
     if (counted === undefined) this.#counts.set(key, { line, count: 1 });
     else counted.count++;
@@ -95,4 +95,8 @@ export class Recorder implements Disposable {
       }
     }
   }
+}
+
+function isOfDma(event: RecordLine['event']): boolean {
+  return event === 'refused' || event === 'mismatched';
 }
