@@ -1,9 +1,9 @@
 import type { Machine, PluggedFunction } from '../machine/machine.ts';
-import { formatRequesterId } from '../pci/requester-id.ts';
+import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { QemuPart } from '../setup/parts.ts';
 import type { Accelerator } from '../vm/qemu-command.ts';
 import { formatCommand, qemuCommand } from '../vm/qemu-command.ts';
-import type { VmConfig } from './config/serve-config.ts';
+import type { DeviceConfig, VmConfig } from './config/serve-config.ts';
 import { consoleArguments, consoleImage } from './console-init.ts';
 import { deviceName } from './make-function.ts';
 import { type ShownSlot, shownSlot } from './record/record-line.ts';
@@ -42,12 +42,21 @@ export interface FunctionDescription {
 export class ServedVm {
   readonly config: VmConfig;
   readonly machine: Machine;
-  readonly command: PrintedCommand;
+  /** Another one after a function has come or gone. */
+  command: PrintedCommand;
+  readonly #device: (rid: RequesterId) => DeviceConfig | undefined;
 
-  constructor(config: VmConfig, machine: Machine, command: PrintedCommand) {
+  /** @param device what a function of it was made of */
+  constructor(
+    config: VmConfig,
+    machine: Machine,
+    command: PrintedCommand,
+    device: (rid: RequesterId) => DeviceConfig | undefined,
+  ) {
     this.config = config;
     this.machine = machine;
     this.command = command;
+    this.#device = device;
   }
 
   get name(): string {
@@ -65,11 +74,11 @@ export class ServedVm {
 
   #describe({ rid, address, endpoint, server }: PluggedFunction): FunctionDescription {
     const entry = this.machine.iommu.table.get(rid);
-    const config = this.config.functions.find(({ at }) => at.value === address);
+    const device = this.#device(rid);
     return {
       rid: formatRequesterId(rid),
       address: formatRequesterId(address),
-      device: config === undefined ? endpoint.constructor.name : deviceName(config.device),
+      device: device === undefined ? endpoint.constructor.name : deviceName(device),
       socket: server.socketPath,
       attached: server.connected,
       entry: entry && {

@@ -5,11 +5,11 @@ import { Platform } from '../machine/platform.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
 import type { Accelerator } from '../vm/qemu-command.ts';
-import { atPlace, ConfigError } from './config/config-place.ts';
-import type { ServeConfig, VmConfig } from './config/serve-config.ts';
-import { makeFunction } from './make-function.ts';
+import { atPlace, ConfigError, type ConfigPlace } from './config/config-place.ts';
+import type { DeviceConfig, ServeConfig, VmConfig } from './config/serve-config.ts';
+import { type MakeOptions, makeFunction } from './make-function.ts';
 import { Recorder } from './record/recorder.ts';
-import { printedCommand, ServedVm } from './served-vm.ts';
+import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
 
 export interface VmHostOptions {
   readonly parts: Parts;
@@ -19,6 +19,13 @@ export interface VmHostOptions {
   readonly accelerator?: Accelerator | 'auto';
   /** What went wrong and could be lived with. Default: standard error. */
   readonly log?: (message: string) => void;
+}
+
+/** What a function is made of: it goes with the function, from VM to VM. */
+interface ServedFunction {
+  readonly device: DeviceConfig;
+  /** Closed after it. */
+  readonly disks: AsyncDisposableStack;
 }
 
 /** What a function is to be bound to: a slot of its VM's, or, by the name of its VM, that VM's own. */
@@ -33,7 +40,9 @@ export class VmHost implements AsyncDisposable {
   readonly recorder: Recorder;
   readonly #options: VmHostOptions;
   readonly #log: (message: string) => void;
-  readonly #vms = new Map<string, { readonly vm: ServedVm; readonly end: AsyncDisposableStack }>();
+  readonly #vms = new Map<string, ServedVm>();
+  /** By their requester IDs. */
+  readonly #functions = new Map<RequesterId, ServedFunction>();
   /** Names of VMs that come or go. */
   readonly #busy = new Set<string>();
   #closed = false;
@@ -58,13 +67,13 @@ export class VmHost implements AsyncDisposable {
 
   /** In the order in which they came. */
   get vms(): readonly ServedVm[] {
-    return [...this.#vms.values()].map(({ vm }) => vm);
+    return [...this.#vms.values()];
   }
 
   /** @throws Error where none is called so */
   vm(name: string): ServedVm {
     const found = this.#vms.get(name);
-    if (found !== undefined) return found.vm;
+    if (found !== undefined) return found;
     const there = [...this.#vms.keys()].join(', ') || 'none';
     throw new Error(`expected the name of a VM (${there}), got ${JSON.stringify(name)}`);
   }
@@ -88,22 +97,16 @@ export class VmHost implements AsyncDisposable {
    */
   async add(config: VmConfig): Promise<ServedVm> {
     const { name, place } = config;
-    if (this.#closed) throw new ConfigError(place, 'expected a host that is up, got one that ends');
+    if (this.#closed) throw ended(place);
     if (this.#vms.has(name) || this.#busy.has(name)) {
       throw new ConfigError(place, `expected a new name, got ${name}, which is a VM's already`);
     }
     this.#busy.add(name);
-    const end = new AsyncDisposableStack();
     try {
-      const vm = await this.#make(config, end);
-      if (this.#closed)
-        throw new ConfigError(place, 'expected a host that is up, got one that ends');
-      this.#vms.set(name, { vm, end });
+      const vm = await this.#make(config);
+      this.#vms.set(name, vm);
       this.recorder.vm(vm.machine.vm, name, 'added');
       return vm;
-    } catch (error) {
-      await end.disposeAsync();
-      throw error;
     } finally {
       this.#busy.delete(name);
     }
@@ -116,10 +119,7 @@ export class VmHost implements AsyncDisposable {
    */
   async remove(name: string): Promise<number> {
     const { machine, attached } = this.vm(name);
-    const found = this.#vms.get(name);
-    if (this.#busy.has(name) || found === undefined) {
-      throw new Error(`expected a VM that stays, got ${name}, which is going already`);
-    }
+    this.#expectQuiet(name);
     this.#busy.add(name);
     try {
       if (attached > 0) {
@@ -127,8 +127,14 @@ export class VmHost implements AsyncDisposable {
           `VM ${name} ends: a VMM that is attached loses ${attached} functions, and its memory`,
         );
       }
+      const rids = machine.functions.map(({ rid }) => rid);
       this.#vms.delete(name);
-      await found.end.disposeAsync();
+      try {
+        await machine[Symbol.asyncDispose]();
+      } finally {
+        for (const rid of rids) await this.#functions.get(rid)?.disks.disposeAsync();
+        for (const rid of rids) this.#functions.delete(rid);
+      }
       this.recorder.vm(machine.vm, name, 'removed');
       return attached;
     } finally {
@@ -137,25 +143,20 @@ export class VmHost implements AsyncDisposable {
   }
 
   /**
-   * Has a function's DMA go through another slot of its VM, from the next DMA on.
-   * @throws Error where there is no such function, or the slot or VM is not its own
+   * Binds a function to a slot of its VM, whose key its DMA goes through from the next one on; or to a VM, by its
+   * name: to that VM's own slot, and where it was another's, it is moved there, with nothing of the first VM in it.
+   * @returns its requester ID, which is another one where it has moved
+   * @throws Error where there is no such function, the slot is not its VM's, or it cannot be moved
    */
-  bind(rid: RequesterId, target: BindTarget): void {
-    const { table } = this.platform.iommu;
-    const entry = table.get(rid);
-    const name = formatRequesterId(rid);
-    if (entry === undefined) {
+  async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
+    const from = this.vms.find(({ machine }) => machine.functions.some((one) => one.rid === rid));
+    if (from === undefined) {
+      const name = formatRequesterId(rid);
       throw new Error(`expected the requester ID of a function, got ${name}, which is none's`);
     }
-    const slot = 'slot' in target ? target.slot : this.vm(target.vm).machine.slot;
-    const { state, vm } = this.keys.describe(slot);
-    if (vm !== entry.vm) {
-      const whose = vm === undefined ? `is ${state}` : `is VM ${vm}'s`;
-      throw new Error(
-        `expected a slot of VM ${entry.vm}, whose function ${name} is, got slot ${slot}, which ${whose}`,
-      );
-    }
-    table.set(rid, { ...entry, slotFrom: 'device-table', slot });
+    if ('slot' in target) return this.#bindSlot(rid, target.slot);
+    const to = this.vm(target.vm);
+    return from === to ? this.#bindSlot(rid, to.machine.slot) : await this.#move(rid, from, to);
   }
 
   /** A slot by its number, or that of a VM by its name. @throws Error, RangeError */
@@ -174,33 +175,107 @@ export class VmHost implements AsyncDisposable {
     if (errors.length > 0) throw errors[0];
   }
 
-  async #make(config: VmConfig, end: AsyncDisposableStack): Promise<ServedVm> {
+  #bindSlot(rid: RequesterId, slot: KeySlot): RequesterId {
+    const { table } = this.platform.iommu;
+    const entry = table.get(rid);
+    const name = formatRequesterId(rid);
+    if (entry === undefined) {
+      throw new Error(`expected a function that is bound, got ${name}, which is blocked`);
+    }
+    const { state, vm } = this.keys.describe(slot);
+    if (vm !== entry.vm) {
+      const whose = vm === undefined ? `is ${state}` : `is VM ${vm}'s`;
+      throw new Error(
+        `expected a slot of VM ${entry.vm}, whose function ${name} is, got slot ${slot}, which ${whose}`,
+      );
+    }
+    table.set(rid, { ...entry, slotFrom: 'device-table', slot });
+    return rid;
+  }
+
+  async #move(rid: RequesterId, from: ServedVm, to: ServedVm): Promise<RequesterId> {
+    const plugged = from.machine.functions.find((one) => one.rid === rid);
+    const served = this.#functions.get(rid);
+    if (plugged === undefined || served === undefined) {
+      throw new Error(`expected a function to move, got ${formatRequesterId(rid)}, the VM's IOMMU`);
+    }
+    const names = [from.name, to.name];
+    this.#expectQuiet(...names);
+    for (const name of names) this.#busy.add(name);
+    try {
+      const moved = await this.platform.move(
+        plugged,
+        to.machine,
+        plugged.endpoint.handOver === undefined
+          ? { endpoint: await makeFunction(served.device, this.#making(to.config, served.disks)) }
+          : {},
+      );
+      this.#functions.delete(rid);
+      this.#functions.set(moved.rid, served);
+      for (const vm of [from, to]) vm.command = await this.#command(vm.config, vm.machine);
+      return moved.rid;
+    } finally {
+      for (const name of names) this.#busy.delete(name);
+    }
+  }
+
+  /** A VM with all that the configuration says, or nothing of it. */
+  async #make(config: VmConfig): Promise<ServedVm> {
     const { memory, bytes, iommu, key, slot } = config;
-    const { parts, accelerator = 'auto' } = this.#options;
-    const log = (message: string) => this.#log(`VM ${config.name}: ${message}`);
-    // Before the machine, for these go after it.
+    const { parts } = this.#options;
+    await using undo = new AsyncDisposableStack();
+    // Disks before the machine, for they go after it.
     const made = [];
     for (const { device, at, socket } of config.functions) {
-      const opened = (close: () => Promise<void>) => end.defer(close);
-      made.push({ at, socket, endpoint: await makeFunction(device, { memory, log, opened }) });
+      const disks = undo.use(new AsyncDisposableStack());
+      const endpoint = await makeFunction(device, this.#making(config, disks));
+      made.push({ at, socket, endpoint, served: { device, disks } });
     }
-    const machine = end.use(
+    const machine = undo.use(
       await atPlace(slot?.place ?? key.place, () =>
         Machine.create({
-          ...{ platform: this.platform, parts, memory, bytes, iommu, log, keyBits: key.bits },
+          ...{ platform: this.platform, parts, memory, bytes, iommu, keyBits: key.bits },
+          log: this.#making(config, undo).log,
           ...(slot === undefined ? {} : { slot: slot.value }),
           ...(key.descriptor === undefined ? {} : { keyDescriptor: key.descriptor }),
         }),
       ),
     );
-    for (const { at, socket, endpoint } of made) {
-      await atPlace(socket?.place ?? at.place, () =>
+    const served = new Map<RequesterId, ServedFunction>();
+    for (const one of made) {
+      const { at, socket, endpoint } = one;
+      const { rid } = await atPlace(socket?.place ?? at.place, () =>
         machine.plug(endpoint, at.value, socket?.value),
       );
+      served.set(rid, one.served);
     }
-    const command = await atPlace(config.place, () =>
-      printedCommand(config, machine, parts.qemu, accelerator),
-    );
-    return new ServedVm(config, machine, command);
+    const command = await atPlace(config.place, () => this.#command(config, machine));
+    if (this.#closed) throw ended(config.place);
+    undo.move();
+    for (const [rid, one] of served) this.#functions.set(rid, one);
+    return new ServedVm(config, machine, command, (rid) => this.#functions.get(rid)?.device);
   }
+
+  #making({ name, memory }: VmConfig, disks: AsyncDisposableStack): MakeOptions {
+    return {
+      memory,
+      log: (message) => this.#log(`VM ${name}: ${message}`),
+      opened: (close) => disks.defer(close),
+    };
+  }
+
+  #command(config: VmConfig, machine: Machine): Promise<PrintedCommand> {
+    const { parts, accelerator = 'auto' } = this.#options;
+    return printedCommand(config, machine, parts.qemu, accelerator);
+  }
+
+  #expectQuiet(...names: readonly string[]): void {
+    const busy = names.find((name) => this.#busy.has(name));
+    if (busy === undefined) return;
+    throw new Error(`expected a VM at rest, got ${busy}, which changes at this moment: try again`);
+  }
+}
+
+function ended(place: ConfigPlace): ConfigError {
+  return new ConfigError(place, 'expected a host that is up, got one that ends');
 }

@@ -3,9 +3,9 @@ import { type ControlFlags, jsonOption, socketOption, withControl } from '../con
 
 export function bindCommand(): Command {
   return new Command('bind')
-    .description("have a function's DMA go through another key slot of its VM")
+    .description('bind a function to another key slot of its VM, or move it to another VM')
     .argument('<rid>', 'its requester ID, as sealbus inspect shows it, such as 0001:00:04.0')
-    .argument('<slot|vm>', 'number of a key slot, or name of the VM whose own it is')
+    .argument('<slot|vm>', 'number of a key slot, or name of a VM')
     .addOption(jsonOption())
     .addOption(socketOption())
     .action(async (rid: string, target: string, flags: ControlFlags) => {

@@ -4,6 +4,7 @@ import type { ControlClient } from '../../serve/control/control-client.ts';
 import type { KeyDescription } from '../../serve/control/operations.ts';
 import { columns } from '../columns.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
+import { expectInherited } from '../inherited-descriptor.ts';
 
 interface KeyFlags extends ControlFlags {
   readonly vm?: string;
@@ -56,13 +57,12 @@ export function keyCommand(): Command {
       .addOption(vmFlag())
       .addOption(bitsFlag())
       .action((slot: string, flags: KeyFlags) =>
-        tell(flags, (client) =>
-          client.ask(
-            'key-load',
-            { slot: slotNumber(slot), ...vmOf(flags), ...bitsOf(flags) },
-            { descriptor: flags.fd ?? 0 },
-          ),
-        ),
+        tell(flags, (client) => {
+          const { fd = 0 } = flags;
+          expectInherited(fd);
+          const fields = { slot: slotNumber(slot), ...vmOf(flags), ...bitsOf(flags) };
+          return client.ask('key-load', fields, { descriptor: fd });
+        }),
       ),
   );
   key.addCommand(
@@ -86,6 +86,7 @@ export function keyCommand(): Command {
       .action((slot: string, flags: KeyFlags) =>
         tell(flags, async (client) => {
           const fields = { slot, ...bitsOf(flags), descriptor: flags.fd !== undefined };
+          if (flags.fd !== undefined) expectInherited(flags.fd);
           const options = flags.fd === undefined ? {} : { descriptor: flags.fd };
           const begun = await client.ask('key-rotate', fields, options);
           return flags.wait ? await rotated(client, begun) : begun;

@@ -2,10 +2,12 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { formatRequesterId } from '../../pci/requester-id.ts';
+import { atPlace } from '../../serve/config/config-place.ts';
 import { parseServeConfig } from '../../serve/config/serve-config.ts';
 import { type MetricsAddress, parseMetricsAddress } from '../../serve/record/metrics-server.ts';
 import { Service } from '../../serve/service.ts';
 import { Interrupted } from '../exit-code.ts';
+import { expectInherited } from '../inherited-descriptor.ts';
 import { interruptible } from '../interruption.ts';
 import { kernelOption } from '../kernel-option.ts';
 import { acceleratorOption } from './demo.ts';
@@ -61,6 +63,10 @@ async function untilSignal(work: (signal: AbortSignal) => Promise<void>): Promis
 async function serve(path: string, flags: ServeFlags, signal: AbortSignal): Promise<void> {
   const config = parseServeConfig(readFileSync(path, 'utf8'), path, resolve(dirname(path)));
   if (flags.check) return;
+  for (const { key } of config.vms) {
+    const { descriptor } = key;
+    if (descriptor !== undefined) await atPlace(key.place, () => expectInherited(descriptor));
+  }
   const parts = await readyParts(signal, flags.kernel);
   const { accel: accelerator, record, metrics } = flags;
   const memory = config.vms.some((vm) => vm.memory === 'sealed') ? 'sealed' : 'plain';

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
+import { expectInherited } from '../inherited-descriptor.ts';
 
 interface AddFlags extends ControlFlags {
   readonly fd?: number;
@@ -23,6 +24,7 @@ export function vmCommand(): Command {
       .action(async (file: string, flags: AddFlags) => {
         const text = readFileSync(file, 'utf8');
         const directory = resolve(dirname(file));
+        if (flags.fd !== undefined) expectInherited(flags.fd);
         const key = flags.fd === undefined ? {} : { descriptor: flags.fd };
         const added = await withControl(flags, (client) =>
           client.ask('vm-add', { text, file, directory, ...key }, key),

@@ -42,7 +42,11 @@ export class ControlClient implements Disposable {
       throw new ControlError(`expected a host that listens at ${path}, got ${error.message}`);
     }
     this.#watch = watchReadable(this.#fd, () => this.#read());
-    this.#out = new LineSender(this.#fd, this.#watch, ANSWER_BYTES_MAX, (why) => this.#end(why));
+    this.#out = new LineSender(this.#fd, this.#watch, ANSWER_BYTES_MAX, (why) => {
+      // Who was sent away finds the reason there, before it learns that its own words went nowhere.
+      if (this.#ended === undefined) this.#read();
+      this.#end(why);
+    });
   }
 
   /** Resolves when the connection has ended, with why. */

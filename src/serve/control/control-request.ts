@@ -28,7 +28,7 @@ export interface ControlOperations {
   'key-resume': { readonly slot: SlotName };
   'key-revoke': { readonly slot: SlotName };
   'key-destroy': { readonly slot: SlotName };
-  /** To a slot by its number, or to that of a VM by its name. */
+  /** To a slot of its VM's by its number, or to a VM by its name, where it is moved if it is another's. */
   bind: { readonly rid: string; readonly target: SlotName };
   /** `descriptor`: the number by which the text names the one that comes with the request. */
   'vm-add': {

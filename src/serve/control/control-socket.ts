@@ -10,7 +10,7 @@ import { BoundedLog } from '../../vfio-user/bounded-log.ts';
 import { ControlConnection, type ControlHandler } from './control-connection.ts';
 
 const CLIENTS_MAX = 32;
-const BACKLOG = 16;
+const BACKLOG = 128;
 /** Connections that are taken in one turn of the event loop; what waits comes in the next. */
 const ACCEPTS_A_TURN = 8;
 /** Where no connection can be taken (no descriptor is left): how long until the next try. */

@@ -3,7 +3,7 @@
 import { keySlot } from '../../keys/key-slot.ts';
 import type { RotationProgress } from '../../keys/slot-keeper.ts';
 import { checkKeyBits, type KeyBits, type SlotDescription } from '../../keys/slot-lifecycle.ts';
-import { parseRequesterId } from '../../pci/requester-id.ts';
+import { formatRequesterId, parseRequesterId } from '../../pci/requester-id.ts';
 import { ConfigError } from '../config/config-place.ts';
 import { parseServeConfig, type ServeConfig } from '../config/serve-config.ts';
 import { metricsText } from '../record/metrics.ts';
@@ -141,16 +141,12 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
       await keys.destroy(which);
       return described(which);
     },
-    bind: ({ rid, target }) => {
-      const id = parseRequesterId(rid);
-      host.bind(id, /^\d+$/.test(target) ? { slot: keySlot(Number(target)) } : { vm: target });
-      const found = host.vms
-        .flatMap(({ machine, functions }) =>
-          machine.functions.map((one, at) => ({ one, shown: functions[at] })),
-        )
-        .find(({ one }) => one.rid === id);
-      if (found?.shown === undefined) throw new Error(`expected a function of a VM, got ${rid}`);
-      return found.shown;
+    bind: async ({ rid, target }) => {
+      const to = /^\d+$/.test(target) ? { slot: keySlot(Number(target)) } : { vm: target };
+      const now = formatRequesterId(await host.bind(parseRequesterId(rid), to));
+      const bound = host.vms.flatMap(({ functions }) => functions).find((one) => one.rid === now);
+      if (bound === undefined) throw new Error(`expected ${now} to stay, got its VM's end`);
+      return bound;
     },
     'vm-add': async ({ text, file, directory, descriptor }, io) => {
       const config = parseServeConfig(text, file, directory);
@@ -218,7 +214,7 @@ function describeVm(host: VmHost, vm: ServedVm): VmDescription {
       .list()
       .filter((key) => key.vm === machine.vm)
       .map(({ slot }) => describeKey(host, slot)),
-    refused: faults.records.filter((fault) => fault.vm === machine.vm).length,
+    refused: faults.records.filter((fault) => fault.refused && fault.vm === machine.vm).length,
     ...{ command: command.text, argv: command.words, env: command.env },
   };
 }
