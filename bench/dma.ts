@@ -246,6 +246,7 @@ async function measureLookUp(): Promise<DmaResult['lookUp']> {
   regions.add({ ...whole, readable: true, writable: true });
   const port = portOn({
     mode: 'plain',
+    crosses: () => false,
     permits: (direction, address, length) => regions.permits(direction, address, length),
     read: () => {},
     write: () => {},

@@ -1,5 +1,5 @@
 /**
- * `npm run bench -- [--json] [mmio xts dma boot memory trace guest-tests nvme] [--quick] [--cpus N]`: each
+ * `npm run bench -- [--json] [mmio xts dma vms boot memory trace guest-tests nvme] [--quick] [--cpus N]`: each
  * figure beside its peer, in one run, as ratios of medians of interleaved rounds. Without names all but nvme, which
  * takes several times as long as the others together, and a Debian. Progress goes to stderr; stdout has
  * the result, with --json one object and nothing else.
@@ -22,6 +22,7 @@ import { benchMemory } from './memory.ts';
 import { benchNvme, type NvmeBenchOptions } from './nvme.ts';
 import { barsOf, type Key, printReport, type Report } from './report.ts';
 import { benchTrace } from './trace.ts';
+import { benchVms } from './vms.ts';
 import { benchXtsBesideC } from './xts-comparison.ts';
 
 type Benchmark = (context: BenchContext, options: Options) => Promise<Report>;
@@ -30,6 +31,7 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   mmio: (context) => benchGuestMmio(context),
   xts: async () => ({ xts: await benchXtsBesideC() }),
   dma: async (context) => ({ dma: await benchDma(context) }),
+  vms: async (context) => ({ vms: await benchVms(context) }),
   boot: async (context) => ({ boot: await benchBoot(context) }),
   memory: async (context) => ({ memory: await benchMemory(context) }),
   trace: async (context) => ({ trace: await benchTrace(context) }),
@@ -43,6 +45,7 @@ const KEYS: Readonly<Record<string, readonly Key[]>> = {
   mmio: ['mmioRead', 'doorbellToInterrupt'],
   xts: ['xts'],
   dma: ['dma'],
+  vms: ['vms'],
   boot: ['boot'],
   memory: ['memory'],
   trace: ['trace'],

@@ -7,12 +7,14 @@ import type { MachineFacts } from './machine-facts.ts';
 import type { MemoryResult } from './memory.ts';
 import type { NvmeResult } from './nvme.ts';
 import type { TraceResult } from './trace.ts';
+import type { VmsResult } from './vms.ts';
 import type { XtsComparison } from './xts-comparison.ts';
 
 /** What a run found; what was left out, or failed, is missing. */
 export interface Report extends Partial<GuestMmioResult> {
   readonly xts?: XtsComparison;
   readonly dma?: DmaResult;
+  readonly vms?: VmsResult;
   readonly boot?: BootResult;
   readonly memory?: MemoryResult;
   readonly trace?: TraceResult;
@@ -31,13 +33,15 @@ export interface BarResult {
 
 /** Every bar of what was measured. */
 export function barsOf(report: Report): BarResult[] {
-  const { mmioRead, doorbellToInterrupt, xts, dma, boot, trace, guestTests, nvme } = report;
+  const { mmioRead, doorbellToInterrupt, xts, dma, vms, boot, trace, guestTests, nvme } = report;
   const named: [string, Comparison | undefined][] = [
     ['MMIO read from the guest', mmioRead],
     ['doorbell to interrupt from the guest', doorbellToInterrupt],
     ...(xts?.sizes ?? []).map((size): [string, Comparison] => [`XTS, ${size.bytes} bytes`, size]),
     ['DMA read of 4 KiB, plain', dma],
     ['IOMMU look-up of 4 KiB', dma?.lookUp],
+    ['IOMMU look-up with 4,096 requester IDs', vms?.lookUp],
+    ['DMA of the slowest of 8 VMs', vms?.throughput],
     ['boot, sealed', boot],
     ['MMIO read traced, one core', trace?.placements.oneCore],
     ['MMIO read traced, two cores', trace?.placements.twoCores],
@@ -76,6 +80,10 @@ export function printReport(
     console.table(report.xts.sizes.map(row));
   }
   if (report.dma !== undefined) printDma(report.dma);
+  if (report.vms !== undefined) {
+    console.log('\nmany VMs in one process');
+    console.table({ lookUp: row(report.vms.lookUp), throughput: row(report.vms.throughput) });
+  }
   if (report.memory !== undefined) {
     const { device, controller, cServer, qemu: vmm, bareNode } = report.memory;
     console.log('\nmemory beyond guest RAM and DRAM');

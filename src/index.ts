@@ -11,11 +11,17 @@ export {
 export { type Doorbells, doorbellsFor } from './devices/nvme/doorbells.ts';
 export type { BlockBytes } from './devices/nvme/namespace.ts';
 export { type NamespaceOptions, Nvme, type NvmeOptions } from './devices/nvme/nvme.ts';
+export {
+  NvmeSubsystem,
+  type SubsystemNamespace,
+  type SubsystemOptions,
+} from './devices/nvme/subsystem.ts';
 export type { DeviceTable, DeviceTableEntry } from './iommu/device-table.ts';
 export { BlockedDomain, type Domain, IdentityDomain, type Rights } from './iommu/domain.ts';
 export type { FaultLog, FaultRecord } from './iommu/fault-log.ts';
+export type { HostDomain, HostMapping } from './iommu/host-domain.ts';
 export { Iommu } from './iommu/iommu.ts';
-export { type KeySlot, keySlot } from './keys/key-slot.ts';
+export { type AccessSlot, IN_CLEAR, type KeySlot, keySlot } from './keys/key-slot.ts';
 export type { KeyOptions, RotateOptions, RotationProgress } from './keys/slot-keeper.ts';
 export { KeySlotError, type SlotDescription, type SlotState } from './keys/slot-lifecycle.ts';
 export { type VmId, vmId } from './keys/vm-id.ts';
@@ -26,8 +32,13 @@ export {
   type MachineOptions,
   type PluggedFunction,
 } from './machine/machine.ts';
+export type { MoveOptions } from './machine/move-function.ts';
+export type { PageRange } from './machine/page-sharing.ts';
+export { Platform, type PlatformOptions, type TenantOptions } from './machine/platform.ts';
+export type { Tenant } from './machine/tenant.ts';
 export { FuseUnavailable } from './memory/fuse/fuse-unavailable.ts';
 export { MemoryError } from './memory/guest-memory.ts';
+export type { ConversionOptions } from './memory/sealed-memory.ts';
 export * from './pci/index.ts';
 export {
   type Bdf,

@@ -1,9 +1,7 @@
-import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { InvalidArgumentError } from 'commander';
 import { Edu } from '../devices/edu/edu.ts';
-import { PciFunction } from '../pci/function.ts';
+import { type FunctionClass, functionClassOf } from '../devices/function-module.ts';
+import type { PciFunction } from '../pci/function.ts';
 import { parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 
 /** Where functions go that name no place: from here upwards on bus 0. */
@@ -60,29 +58,7 @@ export async function makeDevices(
   return made;
 }
 
-type FunctionClass = new () => PciFunction;
-
 /** @throws Error where a module has no such class */
 export async function deviceClass({ source, exportName }: DeviceChoice): Promise<FunctionClass> {
-  if (source === 'edu') return Edu;
-  const path = resolve(source);
-  if (!existsSync(path)) {
-    throw new Error(`expected a device, 'edu' or a TypeScript file, got ${source}: no such file`);
-  }
-  const exports = (await import(pathToFileURL(path).href)) as Record<string, unknown>;
-  const named = Object.entries(exports).filter(([, value]) => isFunctionClass(value));
-  const wanted = exportName ?? (named.length === 1 ? named[0]?.[0] : 'default');
-  const found = wanted === undefined ? undefined : exports[wanted];
-  if (!isFunctionClass(found)) {
-    const there = named.map(([name]) => name).join(', ') || 'none';
-    throw new Error(
-      `expected ${source} to export ${wanted ?? 'a class'} that extends PciFunction, ` +
-        `got: ${there}. Name one as ${source}#NAME`,
-    );
-  }
-  return found;
-}
-
-function isFunctionClass(value: unknown): value is FunctionClass {
-  return typeof value === 'function' && value.prototype instanceof PciFunction;
+  return source === 'edu' ? Edu : await functionClassOf(source, exportName);
 }

@@ -1,18 +1,26 @@
 /** The `sealbus` command. Results go to stdout, everything else to stderr. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { bindCommand } from './commands/bind.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { faultsCommand } from './commands/faults.ts';
 import { imageCommand } from './commands/image.ts';
 import { initCommand } from './commands/init.ts';
+import { inspectCommand } from './commands/inspect.ts';
+import { keyCommand } from './commands/key.ts';
+import { metricsCommand } from './commands/metrics.ts';
 import { perfettoCommand } from './commands/perfetto.ts';
+import { psCommand } from './commands/ps.ts';
+import { recordCommand } from './commands/record.ts';
 import { replayCommand } from './commands/replay.ts';
 import { reportCommand } from './commands/report.ts';
 import { runCommand } from './commands/run.ts';
+import { serveCommand } from './commands/serve.ts';
 import { setupCommand } from './commands/setup.ts';
 import { testCommand } from './commands/test.ts';
 import { traceCommand } from './commands/trace.ts';
+import { vmCommand } from './commands/vm.ts';
 import { exitCodeOf } from './exit-code.ts';
 
 const { version, description } = JSON.parse(
@@ -29,6 +37,8 @@ const program = new Command('sealbus')
 for (const command of [
   ...[runCommand(), testCommand(), initCommand(), imageCommand(), demoCommand()],
   ...[traceCommand(), reportCommand(), perfettoCommand(), replayCommand(), faultsCommand()],
+  ...[serveCommand(), psCommand(), inspectCommand(), keyCommand(), bindCommand(), vmCommand()],
+  ...[recordCommand(), metricsCommand()],
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));

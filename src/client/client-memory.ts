@@ -60,7 +60,7 @@ export class ClientMemory implements DmaMemory, Disposable {
   static sealed(gpa: number, bytes: number, path: string): ClientMemory {
     checkPages(gpa, bytes);
     const descriptor = openSync(path, 'r+');
-    return new ClientMemory(gpa, bytes, descriptor, () => closeSync(descriptor));
+    return new ClientMemory(gpa, bytes, descriptor, () => closeSealed(descriptor));
   }
 
   private constructor(gpa: number, bytes: number, descriptor: number, end: () => void) {
@@ -173,6 +173,16 @@ export class ClientMemory implements DmaMemory, Disposable {
       `expected a range inside guest memory, 0x${this.gpa.toString(16)} to 0x${end.toString(16)}, got ` +
         `${length} bytes at 0x${gpa.toString(16)}`,
     );
+  }
+}
+
+/** Where its keys or its controller are gone nothing can be written back: it is closed all the same (close(2)). */
+function closeSealed(descriptor: number): void {
+  try {
+    closeSync(descriptor);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'EIO' && code !== 'ENOTCONN') throw error;
   }
 }
 

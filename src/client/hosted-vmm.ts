@@ -189,7 +189,7 @@ function troubles(
   if (device instanceof PciFunction && device.failed !== undefined) {
     words.push(`the device has failed: ${device.failed.message}`);
   }
-  const refused = faults.since(before).filter((fault) => fault.rid === rid);
+  const refused = faults.since(before).filter((fault) => fault.refused && fault.rid === rid);
   const last = refused.at(-1);
   if (last !== undefined) {
     const { direction, length, iova, reason } = last;

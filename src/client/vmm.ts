@@ -39,6 +39,11 @@ export interface ConnectOptions extends VmmOptions {
    * has to ask for every byte.
    */
   readonly dma?: 'mapped' | 'message';
+  /**
+   * A file that is guest memory, `bytes` long: the RAM file of a VM, as QEMU would map it. Default: memory of
+   * its own, which nothing encrypts.
+   */
+  readonly file?: string;
 }
 
 /** What a Vmm is made of, and its subclasses say. */
@@ -106,7 +111,9 @@ export class Vmm<Device = unknown> implements AsyncDisposable {
    *   ConnectionLost; Error where it does not answer in time, or breaks the protocol
    */
   static async connect(socketPath: string, options: ConnectOptions = {}): Promise<Vmm> {
-    const memory = ClientMemory.plain(options.gpa ?? GPA_DEFAULT, options.bytes ?? BYTES_DEFAULT);
+    const { gpa = GPA_DEFAULT, bytes = BYTES_DEFAULT, file } = options;
+    const memory =
+      file === undefined ? ClientMemory.plain(gpa, bytes) : ClientMemory.sealed(gpa, bytes, file);
     const vmm = new Vmm({ socketPath, memory, options });
     try {
       await vmm.open();

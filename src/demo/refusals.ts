@@ -63,12 +63,12 @@ export async function tryRefusedDma(
     {
       name: 'empty key slot',
       directions: both,
-      arrange: () => table.set(rid, { ...entry, slot: EMPTY_SLOT }),
+      arrange: () => table.set(rid, { ...entry, slotFrom: 'device-table', slot: EMPTY_SLOT }),
     },
     {
       name: "another VM's key slot",
       directions: both,
-      arrange: () => table.set(rid, { ...entry, slot: FOREIGN_SLOT }),
+      arrange: () => table.set(rid, { ...entry, slotFrom: 'device-table', slot: FOREIGN_SLOT }),
     },
     {
       name: 'read-only domain',

@@ -124,6 +124,15 @@ export function copyFromAddress(into: Bytes, address: number, length = into.leng
   copyOut(into, address, length);
 }
 
+const memcpyBetween = declared('void memcpy(uintptr_t to, uintptr_t from, size_t length)');
+let copyBetween: ReturnType<typeof memcpyBetween> | undefined;
+
+/** Copies between two native addresses; the ranges must not overlap. */
+export function copyNative(to: number, from: number, length: number): void {
+  copyBetween ??= memcpyBetween();
+  copyBetween(to, from, length);
+}
+
 const memcpyIn = declared('void memcpy(uintptr_t to, const void *from, size_t length)');
 let copyIn: Native | undefined;
 

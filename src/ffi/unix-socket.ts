@@ -17,6 +17,7 @@ const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const FIONREAD = 0x541b;
+const SO_PEERCRED = 17;
 
 /** struct sockaddr_un: the path's room is 108 bytes, its terminating NUL included. */
 export const SOCKET_PATH_BYTES_MAX = 107;
@@ -39,6 +40,7 @@ let calls:
       readonly recvmsg: Native;
       readonly recv: Native;
       readonly ioctl: Native;
+      readonly getsockopt: Native;
     }
   | undefined;
 
@@ -54,6 +56,7 @@ function libc() {
     recvmsg: declare('int64_t recvmsg(int fd, uintptr_t message, int flags)'),
     recv: declare('int64_t recv(int fd, void *into, size_t length, int flags)'),
     ioctl: declare('int ioctl(int fd, ulong request, void *argument)'),
+    getsockopt: declare('int getsockopt(int fd, int level, int option, void *value, void *length)'),
   };
   return calls;
 }
@@ -120,6 +123,24 @@ export function connectUnix(path: string): number {
 /** @returns the next connection, or undefined where none waits. @throws SystemError */
 export function acceptUnix(listening: number): number | undefined {
   return transferred('accept4', libc().accept4(listening, 0, 0, 0o4000 | 0o2000000));
+}
+
+/** Whom a connection was made by, at the time of its connect(2) (unix(7), SO_PEERCRED). @throws SystemError */
+export function peerCredentials(fd: number): {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+} {
+  const [value, length] = [new Int32Array(64), new Int32Array(64)];
+  length[0] = 12;
+  const bytes = (words: Int32Array) => new Uint8Array(words.buffer);
+  checked(
+    'getsockopt',
+    libc().getsockopt(fd, SOL_SOCKET, SO_PEERCRED, bytes(value), bytes(length)),
+    'SO_PEERCRED',
+  );
+  const [pid = -1, uid = -1, gid = -1] = value;
+  return { pid, uid: uid >>> 0, gid: gid >>> 0 };
 }
 
 /** Ends both directions of a connection for all who hold it, and forgets what still waits in it. */

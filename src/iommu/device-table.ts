@@ -1,25 +1,49 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Domain, Rights } from './domain.ts';
 
 /**
  * One entry: what a requester ID is allowed and whose key its data goes through
- * (AMD IOMMU specification 48882 §2.2.2; patent claims 3 and 4).
+ * (AMD IOMMU specification 48882 §2.2.2).
  */
-export interface DeviceTableEntry {
+export type DeviceTableEntry = EntryOfFunction & (SlotFromDeviceTable | SlotFromTranslation);
+
+interface EntryOfFunction {
   readonly domain: Domain;
   readonly vm: VmId;
-  readonly slot: KeySlot;
   readonly rights: Rights;
+}
+
+/**
+ * The table itself maps the function to its slot (patent claims 3 and 4). IN_CLEAR: all that it does is in the
+ * clear, for shared pages.
+ */
+export interface SlotFromDeviceTable {
+  readonly slotFrom?: 'device-table';
+  readonly slot: AccessSlot;
+}
+
+/** The slot sits in the domain's translation entries and comes back with each translation (claims 5 and 7). */
+export interface SlotFromTranslation {
+  readonly slotFrom: 'translation';
+  readonly slot?: undefined;
 }
 
 /** More functions than any VM here has; keeps a runaway caller from growing the table for ever. */
 export const DEVICE_TABLE_ENTRIES = 65_536;
 
+/** Told of an entry that was set or removed, and of what was there before. */
+export type TableListener = (
+  rid: RequesterId,
+  entry: DeviceTableEntry | undefined,
+  before: DeviceTableEntry | undefined,
+) => void;
+
 /** rid → entry. No entry means blocked. */
 export class DeviceTable {
   readonly #entries = new Map<RequesterId, DeviceTableEntry>();
+  readonly #listeners = new Set<TableListener>();
   #version = 0;
 
   /** Changes with every change of the table, so that a port may keep its entry between changes. */
@@ -39,15 +63,21 @@ export class DeviceTable {
           `${formatRequesterId(rid)}: remove an entry first`,
       );
     }
-    this.#entries.set(rid, Object.freeze({ ...entry }));
+    const before = this.#entries.get(rid);
+    const kept = Object.freeze({ ...entry });
+    this.#entries.set(rid, kept);
     this.#version++;
+    this.#tell(rid, kept, before);
   }
 
   /** Removes an entry, which blocks the function. Answers whether there was one. */
   delete(rid: RequesterId): boolean {
-    const had = this.#entries.delete(rid);
-    if (had) this.#version++;
-    return had;
+    const before = this.#entries.get(rid);
+    if (before === undefined) return false;
+    this.#entries.delete(rid);
+    this.#version++;
+    this.#tell(rid, undefined, before);
+    return true;
   }
 
   get(rid: RequesterId): DeviceTableEntry | undefined {
@@ -56,5 +86,22 @@ export class DeviceTable {
 
   entries(): IterableIterator<[RequesterId, DeviceTableEntry]> {
     return this.#entries.entries();
+  }
+
+  /** Calls `listener` with each change from now on, which holds already. Answers how to stop that. */
+  onChange(listener: TableListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  #tell(...change: Parameters<TableListener>): void {
+    for (const listener of this.#listeners) {
+      try {
+        listener(...change);
+      } catch (error) {
+        // Who only watches must not be in the way of whoever blocks a function.
+        process.emitWarning(error instanceof Error ? error : String(error));
+      }
+    }
   }
 }

@@ -2,7 +2,7 @@
  * Two places where others may stand in the way of a DMA: who looks (a trace) and who spoils (faults on
  * demand). An IOMMU without them asks for neither beyond one comparison an access.
  */
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot, KeySlot } from '../keys/key-slot.ts';
 import type { Gpa } from '../memory/guest-memory.ts';
 import type { DmaDirection, FaultReason, Iova } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
@@ -12,7 +12,9 @@ export interface DmaPiece {
   readonly address: Gpa;
   /** Bytes. */
   readonly length: number;
-  readonly slot: KeySlot;
+  readonly slot: AccessSlot;
+  /** It met pages of the other kind: shared ones through a key, or private ones in the clear. */
+  readonly crosses: boolean;
 }
 
 /** What a DMA was. Arrays hold until the observer returns. */
@@ -42,6 +44,6 @@ export interface DmaTamper {
     iova: Iova,
     length: number,
   ): FaultReason | undefined;
-  /** The slot to use in place of `slot`, which the IOMMU resolved. Asked for each translation. */
+  /** The slot to use in place of `slot`, which the IOMMU resolved. Asked for each translation that is under one. */
   slot(rid: RequesterId, direction: DmaDirection, iova: Iova, slot: KeySlot): KeySlot;
 }

@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import type { Gpa } from '../memory/guest-memory.ts';
 import type { DmaDirection } from '../pci/dma-port.ts';
 
@@ -25,8 +25,12 @@ export interface Translation {
   /** How many bytes from the asked IOVA on the answer covers; at least 1. */
   length: number;
   rights: Rights;
-  /** A slot that sits in the translation entry goes before the device table's (claims 5 and 7). */
-  slot: KeySlot | undefined;
+  /**
+   * The slot that sits in the translation entry, where one does (claims 5 and 7). It is asked for, or must
+   * not be there, as the function's device-table entry says. IN_CLEAR is no slot, and may always be there:
+   * it is the entry's C-bit, clear.
+   */
+  slot: AccessSlot | undefined;
 }
 
 /**

@@ -3,7 +3,10 @@ import type { VmId } from '../keys/vm-id.ts';
 import type { DmaDirection, FaultReason, Iova } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
 
-/** One refused DMA: who, where, why (AMD IOMMU event log, 48882 §2.5). Never holds data or a key. */
+/**
+ * One DMA that was refused, or that was done and met pages of the other kind: who, where, why (AMD IOMMU
+ * event log, 48882 §2.5). Never holds data or a key.
+ */
 export interface FaultRecord {
   /** Counts from 1 and never repeats, also across records that the log dropped. */
   readonly sequence: number;
@@ -15,10 +18,12 @@ export interface FaultRecord {
   /** Bytes asked for. */
   readonly length: number;
   readonly reason: FaultReason;
+  /** False where the DMA was done all the same: `page-is-shared` and `page-is-private`. */
+  readonly refused: boolean;
   /** What the device table said, where it had an entry. */
   readonly domain: number | undefined;
   readonly vm: VmId | undefined;
-  /** The slot that the translation named, or else the device table's. */
+  /** The slot that the translation named, or else the device table's. Undefined for an access in the clear. */
   readonly slot: KeySlot | undefined;
   /** Of the newest key that this slot has or had; 0 where it never had one. */
   readonly generation: number | undefined;
@@ -36,7 +41,7 @@ export class FaultLog {
     this.#capacity = capacity;
   }
 
-  /** Refused DMAs since the start. */
+  /** Records since the start. */
   get total(): number {
     return this.#total;
   }
@@ -56,8 +61,9 @@ export class FaultLog {
     return this.#records.filter((record) => record.sequence > sequence);
   }
 
-  record(fault: Omit<FaultRecord, 'sequence' | 'time'>): FaultRecord {
-    const record: FaultRecord = { sequence: ++this.#total, time: Date.now(), ...fault };
+  record(fault: Omit<FaultRecord, 'sequence' | 'time' | 'refused'>): FaultRecord {
+    const refused = fault.reason !== 'page-is-shared' && fault.reason !== 'page-is-private';
+    const record: FaultRecord = { sequence: ++this.#total, time: Date.now(), ...fault, refused };
     this.#records.push(record);
     if (this.#records.length > this.#capacity) this.#records.shift();
     for (const listener of this.#listeners) {

@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import { type AccessSlot, isInClear, type KeySlot } from '../keys/key-slot.ts';
 import {
   type Gpa,
   type GuestMemory,
@@ -31,6 +31,8 @@ const NO_BYTES = new Uint8Array(0);
 
 /** A run of bytes that lies together in guest-physical memory and goes through one slot. */
 interface Segment extends MemoryRun {
+  /** As in DmaPiece. */
+  crosses: boolean;
   /** Whose bytes these are, in a batch. */
   access: DmaAccess | undefined;
 }
@@ -74,6 +76,8 @@ export class IommuDmaPort implements DmaPort {
   readonly #segments: Segment[] = [];
   #entry: DeviceTableEntry | undefined;
   #entryVersion = -1;
+  /** Segments filled in since it was 0 that meet pages of the other kind. */
+  #crossings = 0;
 
   constructor(rid: RequesterId, memory: GuestMemory, iommu: IommuParts) {
     this.rid = rid;
@@ -92,6 +96,7 @@ export class IommuDmaPort implements DmaPort {
       into.fill(0);
       this.#failed(error, 'read', iova, into.length);
     }
+    if (this.#crossings > 0) this.#crossed('read', iova, into.length, 0, segments);
     if (this.#iommu.observer !== undefined) this.#observed('read', iova, into, 0, segments);
   }
 
@@ -105,6 +110,7 @@ export class IommuDmaPort implements DmaPort {
     } catch (error) {
       this.#failed(error, 'write', iova, from.length);
     }
+    if (this.#crossings > 0) this.#crossed('write', iova, from.length, 0, segments);
     if (this.#iommu.observer !== undefined) this.#observed('write', iova, from, 0, segments);
   }
 
@@ -155,21 +161,38 @@ export class IommuDmaPort implements DmaPort {
         failed++;
       }
     }
-    if (this.#iommu.observer !== undefined) this.#observedBatch(direction, segments);
+    if (this.#iommu.observer !== undefined || this.#crossings > 0) {
+      this.#eachDone(segments, direction);
+    }
     for (let i = 0; i < segments; i++) this.#release(this.#segments[i] as Segment);
     return failed;
   }
 
   /** The segments of one access stand together, and all of them are of one go. */
-  #observedBatch(direction: DmaDirection, segments: number): void {
+  #eachDone(segments: number, direction: DmaDirection): void {
     for (let first = 0; first < segments; ) {
       const { access } = this.#segments[first] as Segment;
       let end = first + 1;
       while (end < segments && this.#segments[end]?.access === access) end++;
       if (access !== undefined && access.abort === undefined) {
-        this.#observed(direction, access.iova, access.bytes, first, end);
+        const { iova, bytes } = access;
+        if (this.#crossings > 0) this.#crossed(direction, iova, bytes.length, first, end);
+        if (this.#iommu.observer !== undefined) {
+          this.#observed(direction, iova, bytes, first, end);
+        }
       }
       first = end;
+    }
+  }
+
+  /** Records an access that was done, where one of its segments met pages of the other kind. */
+  #crossed(direction: DmaDirection, iova: Iova, length: number, first: number, end: number): void {
+    for (let i = first; i < end; i++) {
+      const { crosses, slot } = this.#segments[i] as Segment;
+      if (!crosses) continue;
+      const reason = isInClear(slot) ? 'page-is-private' : 'page-is-shared';
+      this.#record(direction, iova, length, reason, slot);
+      return;
     }
   }
 
@@ -242,6 +265,7 @@ export class IommuDmaPort implements DmaPort {
     const { tamper } = this.#iommu;
     const spoilt = tamper?.refusal(this.rid, direction, iova, length);
     if (spoilt !== undefined) this.#refuse(direction, iova, length, spoilt);
+    if (first === 0) this.#crossings = 0;
     const entry = this.#entry;
     if (entry === undefined) this.#refuse(direction, iova, length, 'no-device-table-entry');
     if (!this.busMaster) this.#refuse(direction, iova, length, 'bus-master-disabled');
@@ -262,10 +286,12 @@ export class IommuDmaPort implements DmaPort {
         : domain.translate(start + done, translation);
       if (fault !== undefined) this.#refuse(direction, iova, length, fault);
       if (!allows(translation.rights, direction)) this.#refuseRights(direction, iova, length);
-      const resolved = translation.slot ?? entry.slot;
-      const slot = tamper?.slot(this.rid, direction, iova, resolved) ?? resolved;
-      const slotFault = this.#slotFault(slot, entry);
-      if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault, slot);
+      let slot = this.#slotOf(entry, direction, iova, length);
+      if (!isInClear(slot)) {
+        slot = tamper?.slot(this.rid, direction, iova, slot) ?? slot;
+        const slotFault = this.#slotFault(slot, entry);
+        if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault, slot);
+      }
       const part = Math.min(translation.length, length - done);
       if (part < 1) {
         throw new Error(`expected domain ${domain.id} to translate a byte or more, got ${part}`);
@@ -280,16 +306,19 @@ export class IommuDmaPort implements DmaPort {
   }
 
   /** Appends to the access's last segment where the bytes go on there, so that memory sees long runs. */
-  #addSegment(first: number, end: number, address: Gpa, length: number, slot: KeySlot): number {
+  #addSegment(first: number, end: number, address: Gpa, length: number, slot: AccessSlot): number {
+    const crosses = this.#memory.crosses(slot, address, length);
+    if (crosses) this.#crossings++;
     const last = end > first ? this.#segments[end - 1] : undefined;
     if (last !== undefined && last.slot === slot && last.address + last.length === address) {
       last.length += length;
+      last.crosses ||= crosses;
       return end;
     }
     let segment = this.#segments[end];
     if (segment === undefined) {
       segment = {
-        ...{ address, slot, length },
+        ...{ address, slot, length, crosses: false },
         ...{ bytes: NO_BYTES, start: 0, failure: undefined, access: undefined },
       };
       this.#segments.push(segment);
@@ -297,7 +326,27 @@ export class IommuDmaPort implements DmaPort {
     segment.address = address;
     segment.length = length;
     segment.slot = slot;
+    segment.crosses = crosses;
     return end + 1;
+  }
+
+  /**
+   * The slot of what was translated last. One source holds for a function, and only that: a slot that the
+   * other names is somebody's mistake, and to take either would be to guess whose.
+   */
+  #slotOf(
+    entry: DeviceTableEntry,
+    direction: DmaDirection,
+    iova: Iova,
+    length: number,
+  ): AccessSlot {
+    const { slot } = this.#translation;
+    if (slot !== undefined && isInClear(slot)) return slot;
+    if (entry.slotFrom === 'translation') {
+      return slot ?? this.#refuse(direction, iova, length, 'no-slot-in-translation');
+    }
+    if (slot === undefined) return entry.slot;
+    return this.#refuse(direction, iova, length, 'unasked-slot-in-translation', slot);
   }
 
   #slotFault(slot: KeySlot, entry: DeviceTableEntry): FaultReason | undefined {
@@ -323,7 +372,7 @@ export class IommuDmaPort implements DmaPort {
     iova: Iova,
     length: number,
     reason: FaultReason,
-    slot?: KeySlot,
+    slot?: AccessSlot,
   ): never {
     throw this.#aborted(direction, iova, length, reason, slot);
   }
@@ -339,7 +388,19 @@ export class IommuDmaPort implements DmaPort {
     reason: FaultReason,
     slot = this.#entry?.slot,
   ): DmaAbort {
+    this.#record(direction, iova, length, reason, slot);
+    return new DmaAbort(direction, iova, length, reason);
+  }
+
+  #record(
+    direction: DmaDirection,
+    iova: Iova,
+    length: number,
+    reason: FaultReason,
+    through: AccessSlot | undefined,
+  ): void {
     const entry = this.#entry;
+    const slot = through === undefined || isInClear(through) ? undefined : through;
     this.#iommu.faults.record({
       rid: this.rid,
       direction,
@@ -351,7 +412,6 @@ export class IommuDmaPort implements DmaPort {
       slot,
       generation: slot === undefined ? undefined : this.#iommu.slots.generation(slot),
     });
-    return new DmaAbort(direction, iova, length, reason);
   }
 }
 

@@ -4,6 +4,7 @@ import { DeviceTable } from './device-table.ts';
 import type { DmaObserver, DmaTamper } from './dma-watch.ts';
 import type { Domain } from './domain.ts';
 import { FaultLog } from './fault-log.ts';
+import { HostDomain } from './host-domain.ts';
 import { IommuDmaPort, type IommuParts } from './iommu-dma-port.ts';
 import { Iotlb } from './iotlb.ts';
 import type { SlotDirectory } from './slot-directory.ts';
@@ -31,6 +32,11 @@ export class Iommu implements IommuParts {
   /** A domain's number in faults and in the IOTLB; never given twice. */
   newDomainId(): number {
     return this.#nextDomain++;
+  }
+
+  /** A domain that the host fills with translations, which may name key slots. */
+  hostDomain(): HostDomain {
+    return new HostDomain(this.newDomainId(), this.iotlb);
   }
 
   /** The port of one function into one VM's memory, to be given to that function alone. */

@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import type { Gpa } from '../memory/guest-memory.ts';
 import type { Domain, Rights, Translation, TranslationFault } from './domain.ts';
 
@@ -25,7 +25,7 @@ export class Iotlb {
   /** Where the page's first address leads. */
   readonly #address: Float64Array;
   readonly #rights: Rights[];
-  readonly #slot: (KeySlot | undefined)[];
+  readonly #slot: (AccessSlot | undefined)[];
   #hits = 0;
   #misses = 0;
 
@@ -40,7 +40,7 @@ export class Iotlb {
     this.#end = new Float64Array(lines);
     this.#address = new Float64Array(lines);
     this.#rights = new Array<Rights>(lines).fill('none');
-    this.#slot = new Array<KeySlot | undefined>(lines).fill(undefined);
+    this.#slot = new Array<AccessSlot | undefined>(lines).fill(undefined);
   }
 
   get hits(): number {

@@ -67,7 +67,7 @@ export class MappedDomain implements Domain {
     into.address = (mapping.address + (iova - mapping.start)) as Gpa;
     into.length = mapping.end - iova + 1;
     into.rights = mapping.rights;
-    into.slot = undefined;
+    into.slot = mapping.slot;
     return undefined;
   }
 }

@@ -1,3 +1,4 @@
+import type { AccessSlot } from '../keys/key-slot.ts';
 import type { Gpa } from '../memory/guest-memory.ts';
 import type { Rights } from './domain.ts';
 
@@ -10,6 +11,8 @@ export interface Mapping {
   readonly rights: Rights;
   /** The target is device registers, not memory (VIRTIO_IOMMU_MAP_F_MMIO). */
   readonly mmio: boolean;
+  /** Where the translation says it: what the data goes through. A guest's mappings have none. */
+  readonly slot?: AccessSlot | undefined;
 }
 
 interface Node {

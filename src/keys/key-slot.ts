@@ -14,3 +14,19 @@ export function keySlot(index: number): KeySlot {
   }
   return index as KeySlot;
 }
+
+/** See {@link IN_CLEAR}. */
+export type InClear = number & { readonly __unit: 'in the clear' };
+
+/**
+ * In the place of a slot: an access with the C-bit clear, which goes through no key. It is for shared pages,
+ * and finds ciphertext in private ones. (Intel's KeyID 0; no slot has this number.)
+ */
+export const IN_CLEAR = 0xffff_ffff as InClear;
+
+/** What an access to memory goes through: the key of a slot, or none. */
+export type AccessSlot = KeySlot | InClear;
+
+export function isInClear(slot: AccessSlot): slot is InClear {
+  return slot === IN_CLEAR;
+}

@@ -7,7 +7,7 @@ import type { KernelPart } from '../setup/parts.ts';
 import { viotTable } from '../vm/acpi/viot.ts';
 import type { GuestImageOptions } from '../vm/guest-image.ts';
 
-/** The table's file, in the directory of a run. */
+/** The table's file, in the directory of a run: that of the first VM's. */
 export const VIOT_FILE = 'viot.acpi';
 
 /** Where functions may be plugged in that have no place kept for them: 00:04.0 to 00:1c.7. */
@@ -16,14 +16,18 @@ export const functionPlaces: readonly RequesterId[] = Array.from(
   (_, index) => (4 * 8 + index) as RequesterId,
 );
 
-/** Writes the table that names the functions behind the IOMMU. Answers the path. */
+/**
+ * Writes the table that names the functions behind the IOMMU, by their addresses in the guest; their requester
+ * IDs have `hostSegment`. Answers the path.
+ */
 export function writeViot(
   directory: string,
   iommu: RequesterId,
   endpoints: readonly RequesterId[],
+  hostSegment = 0,
 ): string {
-  const path = join(directory, VIOT_FILE);
-  writeFileSync(path, viotTable(iommu, endpoints));
+  const path = join(directory, hostSegment === 0 ? VIOT_FILE : `viot-${hostSegment}.acpi`);
+  writeFileSync(path, viotTable(iommu, endpoints, hostSegment));
   return path;
 }
 

@@ -1,41 +1,43 @@
 import { VirtioIommu } from '../devices/iommu/virtio-iommu.ts';
-import { prctl } from '../ffi/libc.ts';
 import { IdentityDomain } from '../iommu/domain.ts';
-import { Iommu } from '../iommu/iommu.ts';
+import type { Iommu } from '../iommu/iommu.ts';
 import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
-import { type KeySlot, keySlot } from '../keys/key-slot.ts';
-import { KeylessSlots } from '../keys/keyless-slots.ts';
-import type { KeyOptions } from '../keys/slot-keeper.ts';
-import { type VmId, vmId } from '../keys/vm-id.ts';
-import { MemoryError } from '../memory/guest-memory.ts';
-import { MemoryController } from '../memory/memory-controller.ts';
-import { PlainMemory } from '../memory/plain-memory.ts';
-import type { SealedMemory } from '../memory/sealed-memory.ts';
-import { SealedRam } from '../memory/sealed-ram.ts';
+import type { KeySlot } from '../keys/key-slot.ts';
+import type { VmId } from '../keys/vm-id.ts';
+import type { MemoryController } from '../memory/memory-controller.ts';
+import type { PlainMemory } from '../memory/plain-memory.ts';
+import type { ConversionOptions, SealedMemory } from '../memory/sealed-memory.ts';
+import type { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
 import { traceOfEnvironment } from '../trace/environment.ts';
-import type { RegionListener } from '../vfio-user/dma-regions.ts';
 import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
 import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
 import type { VirtualMachine } from '../vm/virtual-machine.ts';
 import { functionPlaces, imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
-import { plainRegions, sealedRegions } from './guest-ram.ts';
 import type { Instrument } from './instrument.ts';
-import { KeySlots } from './key-slots.ts';
-import { RunDirectory } from './run-directory.ts';
-import { SlotRegister } from './slot-register.ts';
+import type { KeySlots } from './key-slots.ts';
+import { convertPages, type PageRange } from './page-sharing.ts';
+import { Platform } from './platform.ts';
+import type { SlotRegister } from './slot-register.ts';
+import type { Tenant } from './tenant.ts';
 
 export interface MachineOptions {
   /** libvfio-user alone is enough for a machine that never boots a guest. */
   readonly parts: Parts | Pick<Parts, 'libvfioUser'>;
-  /** How guest memory is held; `plain` encrypts nothing. */
+  /** What it stands on, beside other VMs. Without one it has one of its own, which ends with it. */
+  readonly platform?: Platform;
+  /** How guest memory is held; `plain` encrypts nothing. A platform that is given has to be able to seal. */
   readonly memory: 'sealed' | 'plain';
   /** Size of guest memory, in whole MiB. */
   readonly bytes: number;
   readonly keyBits?: 128 | 256;
+  /** The VM's own key slot. Default: the next free one. */
+  readonly slot?: KeySlot;
+  /** A descriptor that holds its key (see KeySlots.load), which stays the caller's. Default: a random key. */
+  readonly keyDescriptor?: number;
   /**
    * What a function's addresses are before it is behind anything else: `identity` (default) takes
    * them for guest-physical ones; with `virtio` there is a virtio-iommu at {@link IOMMU_ADDRESS},
@@ -49,7 +51,8 @@ export interface MachineOptions {
   readonly lateFunctions?: boolean;
   /**
    * What watches or disturbs it, from the device outwards: the last one stands next to the guest, and
-   * sees what the ones before it made of a device's answers.
+   * sees what the ones before it made of a device's answers. None on a platform that is shared: they watch
+   * its IOMMU, and would see the other VMs.
    */
   readonly instruments?: readonly Instrument[];
   /** What went wrong and could be lived with. Default: standard error. */
@@ -58,7 +61,11 @@ export interface MachineOptions {
 
 /** A function in its place: the requester ID, the port it got, and where QEMU finds it. */
 export interface PluggedFunction {
+  readonly machine: Machine;
+  /** As the IOMMU and its faults have it, on the VM's segment. */
   readonly rid: RequesterId;
+  /** As the guest and its QEMU have it, on segment 0. */
+  readonly address: RequesterId;
   /** As it was plugged in, without what instruments put around it. */
   readonly endpoint: PciEndpoint;
   readonly port: IommuDmaPort;
@@ -70,70 +77,56 @@ export interface PluggedFunction {
 /** Where the virtio-iommu is plugged in: below the places that devices without one are given. */
 export const IOMMU_ADDRESS = parseRequesterId('00:03.0');
 
-const PR_SET_TIMERSLACK = 29;
-
-const VM = vmId(1);
-const SLOT = keySlot(1);
-
 /**
  * One VM with its devices: guest memory, its key slot, the IOMMU before it, and the functions that
- * are plugged in. It starts what listens, so that QEMU comes last and goes first.
+ * are plugged in; alone, or on a platform with others. It starts what listens, so that QEMU comes last and goes first.
  */
 export class Machine implements AsyncDisposable {
-  readonly vm: VmId = VM;
+  readonly vm: VmId;
   /** The VM's own slot, active. */
-  readonly slot: KeySlot = SLOT;
-  /** What the IOMMU goes by: descriptions of slots, as {@link keys} keeps them. */
-  readonly slots: SlotRegister;
-  /** Every step of a slot's life: keys made or loaded, bound, rotated, revoked, destroyed. */
-  readonly keys: KeySlots;
-  readonly iommu: Iommu;
+  readonly slot: KeySlot;
+  readonly platform: Platform;
   readonly bytes: number;
   /** Undefined where memory is plain. */
   readonly sealed: SealedRam | undefined;
-  readonly controller: MemoryController | undefined;
   /** What watches or disturbs it, from the device outwards. */
   readonly instruments: readonly Instrument[];
   readonly #lateFunctions: boolean;
   #virtioIommu: VirtioIommu | undefined;
   readonly #parts: MachineOptions['parts'];
-  readonly #run: RunDirectory;
+  readonly #tenant: Tenant;
+  /** Whether the platform ends with it. */
+  readonly #alone: boolean;
   readonly #log: (message: string) => void;
-  /** Aborted when the memory controller ends by itself. */
-  readonly #lost: AbortSignal | undefined;
+  /** A guest would go on with what is in the page cache until it misses, and die of SIGBUS then. */
+  readonly #onLost = (): void => this.#guest?.fail(this.platform.lost.reason);
   readonly #functions: PluggedFunction[] = [];
   #guest: VirtualMachine | undefined;
   #closed = false;
 
-  private constructor(
-    options: MachineOptions,
-    run: RunDirectory,
-    { slots, keys }: { readonly slots: SlotRegister; readonly keys: KeySlots },
-    memory: { controller: MemoryController; ram: SealedRam; lost: AbortSignal } | undefined,
-  ) {
+  private constructor(options: MachineOptions, platform: Platform, tenant: Tenant) {
     this.#parts = options.parts;
-    this.#run = run;
-    this.#log = options.log ?? ((message) => process.stderr.write(`${message}\n`));
-    this.bytes = options.bytes;
-    this.slots = slots;
-    this.keys = keys;
-    this.iommu = new Iommu(slots);
-    this.sealed = memory?.ram;
-    this.controller = memory?.controller;
-    this.#lost = memory?.lost;
+    this.#log = options.log ?? platform.log;
+    this.platform = platform;
+    this.#tenant = tenant;
+    this.#alone = options.platform === undefined;
+    this.vm = tenant.vm;
+    this.slot = tenant.slot;
+    this.bytes = tenant.bytes;
+    this.sealed = tenant.sealed;
     this.#lateFunctions = options.lateFunctions ?? false;
     // Outermost, whoever made this machine: `sealbus trace` records any command.
-    const trace = traceOfEnvironment();
+    const trace = this.#alone ? traceOfEnvironment() : undefined;
     this.instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
     for (const instrument of this.instruments) instrument.install?.(this);
-    // A guest would go on with what is in the page cache until it misses, and die of SIGBUS then.
-    this.#lost?.addEventListener('abort', () => this.#guest?.fail(this.#lost?.reason));
+    platform.lost.addEventListener('abort', this.#onLost);
   }
 
-  /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError; RangeError */
+  /**
+   * @throws FuseUnavailable where memory cannot be sealed here; as Platform.admit; Error where options do not
+   *   go with the platform
+   */
   static async create(options: MachineOptions): Promise<Machine> {
-    // Devices that poll pause for microseconds; by default the kernel makes 50 more of each.
-    prctl(PR_SET_TIMERSLACK, 1);
     const machine = await Machine.#withMemory(options);
     if (options.iommu !== 'virtio') return machine;
     try {
@@ -149,32 +142,37 @@ export class Machine implements AsyncDisposable {
   }
 
   static async #withMemory(options: MachineOptions): Promise<Machine> {
-    const run = RunDirectory.create();
-    const slots = new SlotRegister();
-    const log = options.log ?? ((message: string) => process.stderr.write(`${message}\n`));
-    let controller: MemoryController | undefined;
-    const lost = new AbortController();
+    const { memory, log } = options;
+    const shared = options.platform;
+    if (shared !== undefined) checkShared(shared, options);
+    const platform =
+      shared ?? (await Platform.create({ memory, ...(log === undefined ? {} : { log }) }));
     try {
-      if (options.memory === 'plain') {
-        const keys = new KeySlots(slots, new KeylessSlots());
-        await fillSlot(keys, SLOT, { vm: VM, keyBits: options.keyBits });
-        return new Machine(options, run, { slots, keys }, undefined);
-      }
-      controller = await MemoryController.start({
-        directory: run.ram,
-        onFailure: (message) => log(`memory controller: ${message}`),
-        onLost: (error) => lost.abort(error),
-      });
-      const keys = new KeySlots(slots, controller.keys);
-      await fillSlot(keys, SLOT, { vm: VM, keyBits: options.keyBits });
-      const { bytes } = options;
-      const ram = await SealedRam.create(controller, { name: 'vm1', vm: VM, slot: SLOT, bytes });
-      return new Machine(options, run, { slots, keys }, { controller, ram, lost: lost.signal });
+      return new Machine(options, platform, await platform.admit(options));
     } catch (error) {
-      await controller?.stop();
-      run[Symbol.dispose]();
+      if (shared === undefined) await platform[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** What the IOMMU goes by: descriptions of slots, as {@link keys} keeps them. All the platform's. */
+  get slots(): SlotRegister {
+    return this.platform.slots;
+  }
+
+  /** Every step of a slot's life: keys made or loaded, bound, rotated, revoked, destroyed. */
+  get keys(): KeySlots {
+    return this.platform.keys;
+  }
+
+  /** With the functions, domains and faults of all VMs of the platform. */
+  get iommu(): Iommu {
+    return this.platform.iommu;
+  }
+
+  /** Undefined where memory is plain. */
+  get controller(): MemoryController | undefined {
+    return this.platform.controller;
   }
 
   get mode(): 'sealed' | 'plain' {
@@ -196,24 +194,23 @@ export class Machine implements AsyncDisposable {
    * @throws MemoryError where the slot is taken
    */
   async addSlot(slot: KeySlot, vm: VmId, keyBits: 128 | 256 = 256): Promise<void> {
-    if (this.slots.use(slot) !== 'empty') {
-      throw new MemoryError(`expected an empty key slot, got slot ${slot}, which is taken`);
-    }
-    await fillSlot(this.keys, slot, { vm, keyBits });
+    await this.platform.addSlot(slot, vm, keyBits);
   }
 
   /**
-   * Puts a function at a requester ID on bus 0 and lets it reach all of the VM's memory, one to one,
+   * Puts a function at an address of the guest's, on bus 0, and lets it reach all of the VM's memory, one to one,
    * under the VM's slot: its device-table entry may be changed at any time. Behind a virtio-iommu
    * that holds until the guest's driver says else.
-   * @throws Error where the place is taken
+   * @param socketPath where its server listens; in the run's directory unless told
+   * @throws Error where the place or the socket path is taken
    */
-  plug(endpoint: PciEndpoint, rid: RequesterId): PluggedFunction {
+  plug(endpoint: PciEndpoint, address: RequesterId, socketPath?: string): PluggedFunction {
+    const rid = this.#tenant.rid(address);
     const name = formatRequesterId(rid);
     if (this.#functions.some((other) => other.rid === rid)) {
       throw new Error(`expected a free place for the function, got ${name}, which is taken`);
     }
-    const { memory, regions } = this.#memory();
+    const { memory, regions } = this.#tenant.memory();
     const port = this.iommu.port(rid, memory);
     const seen = this.instruments.reduce(
       (inner, one) => one.around?.(inner, rid, endpoint) ?? inner,
@@ -221,7 +218,7 @@ export class Machine implements AsyncDisposable {
     );
     const server = VfioUserServer.listen({
       library: this.#parts.libvfioUser.library,
-      socketPath: this.#run.socket(name.replaceAll(/[:.]/g, '-')),
+      socketPath: socketPath ?? this.platform.run.socket(name.replaceAll(/[:.]/g, '-')),
       endpoint: seen,
       dma: port,
       busMaster: (enabled) => {
@@ -231,11 +228,47 @@ export class Machine implements AsyncDisposable {
       log: this.#log,
     });
     const domain = new IdentityDomain(this.iommu.newDomainId());
-    this.iommu.table.set(rid, { domain, vm: VM, slot: SLOT, rights: 'read-write' });
+    this.iommu.table.set(rid, { domain, vm: this.vm, slot: this.slot, rights: 'read-write' });
     this.#virtioIommu?.addEndpoint(rid);
-    const plugged = { rid, endpoint, port, memory, server };
+    const plugged = { machine: this, rid, address, endpoint, port, memory, server };
     this.#functions.push(plugged);
     return plugged;
+  }
+
+  /**
+   * Pulls a function out: its VMM loses it, it is reset, and whatever it or an old port of it does from here on
+   * is refused. A guest that has its driver bound to it sees it die.
+   * @throws Error where it is not plugged in here
+   */
+  unplug(plugged: PluggedFunction): void {
+    const at = this.#functions.indexOf(plugged);
+    if (at < 0) {
+      const place = formatRequesterId(plugged.rid);
+      throw new Error(
+        `expected a function of this VM, got that of ${place}, which is not plugged in`,
+      );
+    }
+    this.#functions.splice(at, 1);
+    // The reset ends what it has under way, before its entry goes: that it is pulled out is no fault of it.
+    plugged.server.close();
+    plugged.port.busMaster = false;
+    this.#virtioIommu?.removeEndpoint(plugged.rid);
+    this.iommu.table.delete(plugged.rid);
+  }
+
+  /**
+   * Makes pages of the VM shared: DRAM holds them in the clear, with their content or zeros. CPUs reach them as
+   * before; a device does by IN_CLEAR in its mapping or its entry (docs/isolation.md). The guest may run.
+   * @throws RangeError where they are not whole pages of RAM that the VMM has told of; MemoryError, and then a
+   *   first part of them may be shared; Error where memory is plain
+   */
+  share(range: PageRange, options: ConversionOptions): Promise<void> {
+    return convertPages(this.#functions, 'share', range, options);
+  }
+
+  /** Makes pages private again: DRAM holds them under the VM's slot. As {@link share}. */
+  unshare(range: PageRange, options: ConversionOptions): Promise<void> {
+    return convertPages(this.#functions, 'unshare', range, options);
   }
 
   /** What QEMU gets for memory. */
@@ -257,14 +290,20 @@ export class Machine implements AsyncDisposable {
     if (this.#guest !== undefined) {
       throw new Error('expected a machine whose guest is off, got one that has booted');
     }
-    const ends = [options.signal, this.#lost].filter((signal) => signal !== undefined);
-    const signal = AbortSignal.any(ends);
+    const signal = AbortSignal.any([
+      ...(options.signal ? [options.signal] : []),
+      this.platform.lost,
+    ]);
     const parts = this.#guestParts();
     this.#guest = await bootGuest(parts, this.#withDevices(parts, { ...options, signal }));
     return this.#guest;
   }
 
-  /** The guest first, then its devices, then its memory: each needs those after it. */
+  /**
+   * The guest first, then its devices, then its keys and its memory: each needs those after it. The other VMs
+   * of its platform go on. A QEMU that somebody else has started should be gone: it loses its devices, and
+   * gets SIGBUS at the next page of memory that it misses.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -277,9 +316,10 @@ export class Machine implements AsyncDisposable {
           () =>
             server.close(),
       ),
-      () => this.sealed?.close(),
-      () => this.controller?.stop(),
-      () => this.#run[Symbol.dispose](),
+      () => this.platform.lost.removeEventListener('abort', this.#onLost),
+      () => this.#virtioIommu?.close(),
+      () => this.#tenant[Symbol.asyncDispose](),
+      ...(this.#alone ? [() => this.platform[Symbol.asyncDispose]()] : []),
       ...this.instruments.map((instrument) => () => instrument.end?.()),
     ]) {
       try {
@@ -289,15 +329,6 @@ export class Machine implements AsyncDisposable {
       }
     }
     if (errors.length > 0) throw errors[0];
-  }
-
-  #memory(): { memory: PlainMemory | SealedMemory; regions: RegionListener } {
-    if (this.sealed === undefined) {
-      const memory = new PlainMemory();
-      return { memory, regions: plainRegions(memory) };
-    }
-    const memory = this.sealed.memory();
-    return { memory, regions: sealedRegions(memory) };
   }
 
   #guestParts(): Parts {
@@ -311,9 +342,9 @@ export class Machine implements AsyncDisposable {
 
   #withDevices(parts: Parts, options: Omit<GuestOptions, 'memory'>): GuestOptions {
     const plugged = this.#functions.map(
-      ({ rid, server }): GuestDevice => ({
+      ({ address, server }): GuestDevice => ({
         kind: 'vfio-user',
-        address: rid,
+        address,
         socket: server.socketPath,
       }),
     );
@@ -325,8 +356,9 @@ export class Machine implements AsyncDisposable {
     if (this.#virtioIommu === undefined) return own;
     const endpoints = this.#lateFunctions
       ? functionPlaces
-      : this.#functions.map(({ rid }) => rid).filter((rid) => rid !== IOMMU_ADDRESS);
-    const table = writeViot(this.#run.path, IOMMU_ADDRESS, endpoints);
+      : this.#functions.map(({ address }) => address).filter((one) => one !== IOMMU_ADDRESS);
+    const { segment } = this.#tenant;
+    const table = writeViot(this.platform.run.path, IOMMU_ADDRESS, endpoints, segment);
     return {
       ...own,
       acpiTables: [table, ...(options.acpiTables ?? [])],
@@ -335,8 +367,17 @@ export class Machine implements AsyncDisposable {
   }
 }
 
-/** An empty slot gets a random key and serves. */
-async function fillSlot(keys: KeySlots, slot: KeySlot, options: KeyOptions): Promise<void> {
-  await keys.generate(slot, options);
-  await keys.activate(slot);
+/** @throws Error where a machine of these options cannot stand on that platform */
+function checkShared(platform: Platform, { memory, instruments }: MachineOptions): void {
+  if (memory === 'sealed' && platform.mode === 'plain') {
+    throw new Error(
+      'expected a VM with plain memory on a platform without a memory controller, got one with sealed',
+    );
+  }
+  if (instruments !== undefined && instruments.length > 0) {
+    throw new Error(
+      'expected no instruments on a shared platform, got some, which would see the other VMs: ' +
+        'make a machine that stands alone',
+    );
+  }
 }

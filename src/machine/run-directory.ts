@@ -35,6 +35,18 @@ export class RunDirectory implements Disposable {
     return new RunDirectory(mkdtempSync(join(base, `${process.pid}-${startOf(process.pid)}-`)));
   }
 
+  /** A file of that name in the directories of this user's runs that go on, where there is one; newest last. */
+  static liveWith(file: string): string[] {
+    const base = baseDirectory();
+    return readdirSync(base)
+      .filter((name) => isLive(name))
+      .map((name) => join(base, name, file))
+      .map((path) => ({ path, made: lstatSync(path, { throwIfNoEntry: false })?.ctimeMs }))
+      .filter(({ made }) => made !== undefined)
+      .sort((a, b) => (a.made ?? 0) - (b.made ?? 0))
+      .map(({ path }) => path);
+  }
+
   get ram(): string {
     return join(this.path, RAM_DIRECTORY);
   }
@@ -68,16 +80,19 @@ function baseDirectory(): string {
 
 function clearStale(base: string): void {
   for (const name of readdirSync(base)) {
-    const match = /^(\d+)-(\d+)-/.exec(name);
-    if (match === null) continue;
-    const [, pid, start] = match;
-    if (startOf(Number(pid)) === start) continue;
+    if (isLive(name) !== false) continue;
     try {
       clear(join(base, name));
     } catch {
       // Another run may be clearing it at this moment; if not, the next one tries again.
     }
   }
+}
+
+/** Whether the process of a run's directory goes on; undefined where it is no such directory's name. */
+function isLive(name: string): boolean | undefined {
+  const [, pid, start] = /^(\d+)-(\d+)-/.exec(name) ?? [];
+  return pid === undefined ? undefined : startOf(Number(pid)) === start;
 }
 
 function clear(path: string): void {

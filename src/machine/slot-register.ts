@@ -3,6 +3,8 @@ import { KEY_SLOTS, type KeySlot } from '../keys/key-slot.ts';
 import { type SlotDescription, serves } from '../keys/slot-lifecycle.ts';
 import type { VmId } from '../keys/vm-id.ts';
 
+export type SlotListener = (now: SlotDescription, before: SlotDescription) => void;
+
 /**
  * What the device's process knows of the key table: descriptions, never keys. The table itself is in
  * the memory controller, which checks again; a description is entered here only once the table has
@@ -11,10 +13,26 @@ import type { VmId } from '../keys/vm-id.ts';
  * An array and not a map: every DMA looks up its slot here.
  */
 export class SlotRegister implements SlotDirectory {
+  readonly #listeners = new Set<SlotListener>();
   readonly #slots = new Array<SlotDescription | undefined>(KEY_SLOTS).fill(undefined);
 
   enter(description: SlotDescription): void {
+    const before = this.describe(description.slot);
     this.#slots[description.slot] = description;
+    for (const listener of this.#listeners) {
+      try {
+        listener(description, before);
+      } catch (error) {
+        // Who only watches must not be in the way of whoever revokes a slot.
+        process.emitWarning(error instanceof Error ? error : String(error));
+      }
+    }
+  }
+
+  /** Calls `listener` with each description that is entered, and the one before it. Answers how to stop that. */
+  onEntered(listener: SlotListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   use(slot: KeySlot): SlotUse {

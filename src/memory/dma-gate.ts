@@ -114,6 +114,16 @@ export const GateOutcome = {
   slotRefused: 3,
 } as const;
 
+/** What is to become of the pages of an access, whole ones; see shared-pages.ts. */
+export const Becomes = {
+  /** Nothing: it is a DMA. */
+  same: 0,
+  shared: 1,
+  private: 2,
+} as const;
+
+export type Becomes = (typeof Becomes)[keyof typeof Becomes];
+
 /** The first word is the number of entries asked for; entries begin at word 16, 8 words each. */
 const COUNT = 0;
 const ENTRIES_AT = 16;
@@ -125,6 +135,7 @@ const SLOT = 3;
 const FILLS_EXPECTED = 4;
 const OUTCOME = 5;
 const PLACE = 6;
+const BECOMES = 7;
 const HEADER_BYTES = PAGE_BYTES;
 const HEADER_WORDS = HEADER_BYTES / Uint32Array.BYTES_PER_ELEMENT;
 
@@ -157,8 +168,14 @@ export class DmaGate {
    * The device's side: fills in entry `index` (below {@link GATE_ENTRIES}). The controller looks at it
    * once {@link open} names it; entries that are open at the same time must not overlap.
    */
-  ask(index: number, slot: number, offset: number, length: number): void {
-    this.#ask(index, slot, offset, length, this.#fillsOf(offset, length));
+  ask(
+    index: number,
+    slot: number,
+    offset: number,
+    length: number,
+    becomes: Becomes = Becomes.same,
+  ): void {
+    this.#ask(index, slot, offset, length, this.#fillsOf(offset, length), becomes);
   }
 
   /**
@@ -171,7 +188,7 @@ export class DmaGate {
     range: { readonly offset: number; readonly length: number; readonly place: number },
     expected: number,
   ): void {
-    this.#ask(index, slot, range.offset, range.length, expected);
+    this.#ask(index, slot, range.offset, range.length, expected, Becomes.same);
     this.#words[ENTRIES_AT + index * ENTRY_WORDS + PLACE] = range.place;
   }
 
@@ -180,7 +197,14 @@ export class DmaGate {
     return this.#words[ENTRIES_AT + index * ENTRY_WORDS + FILLS_EXPECTED] ?? 0;
   }
 
-  #ask(index: number, slot: number, offset: number, length: number, expected: number): void {
+  #ask(
+    index: number,
+    slot: number,
+    offset: number,
+    length: number,
+    expected: number,
+    becomes: Becomes,
+  ): void {
     const at = ENTRIES_AT + index * ENTRY_WORDS;
     const words = this.#words;
     words[at + OFFSET] = offset;
@@ -189,6 +213,7 @@ export class DmaGate {
     words[at + SLOT] = slot;
     words[at + OUTCOME] = GateOutcome.none;
     words[at + FILLS_EXPECTED] = expected;
+    words[at + BECOMES] = becomes;
   }
 
   /** The device's side: the first `count` entries are asked for; 0 withdraws them all. */
@@ -234,7 +259,12 @@ export class DmaGate {
     return -1;
   }
 
-  /** The controller's side: the slot that the IOMMU resolved. */
+  /** The controller's side: what is to become of the pages. */
+  becomes(index: number): number {
+    return this.#words[ENTRIES_AT + index * ENTRY_WORDS + BECOMES] ?? Becomes.same;
+  }
+
+  /** The controller's side: the slot that the IOMMU resolved, or IN_CLEAR. */
   slot(index: number): number {
     return this.#words[ENTRIES_AT + index * ENTRY_WORDS + SLOT] ?? 0;
   }

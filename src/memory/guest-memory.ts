@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 
 /** An address in guest-physical memory, in bytes; exact up to 2^53. */
 export type Gpa = number & { readonly __unit: 'gpa' };
@@ -16,7 +16,7 @@ export function gpa(address: number): Gpa {
  */
 export interface MemoryRun {
   address: Gpa;
-  slot: KeySlot;
+  slot: AccessSlot;
   /** What is read into, or written from: `length` bytes from `start` on. */
   bytes: Uint8Array;
   start: number;
@@ -26,17 +26,23 @@ export interface MemoryRun {
 }
 
 /**
- * Guest memory as the DMA side of the memory controller: an access to a private page goes through
- * DRAM and the key of `slot`. The three kinds (sealed, plain, guest-held) share this face.
+ * Guest memory as the DMA side of the memory controller: an access goes through DRAM and the key of `slot`,
+ * or through none. The three kinds (sealed, plain, guest-held) share this face.
  */
 export interface GuestMemory {
   readonly mode: 'sealed' | 'plain';
   /** True where a device may do this access: the whole range lies in guest RAM. */
   permits(direction: 'read' | 'write', address: Gpa, length: number): boolean;
+  /**
+   * Whether an access through `slot` meets a page of the other kind: it goes through a key and the page is
+   * shared, or it goes through none and the page is private. It is done all the same, and what it reads, or
+   * leaves for those who access the page in its own way, is noise. Holds until the caller's turn ends.
+   */
+  crosses(slot: AccessSlot, address: Gpa, length: number): boolean;
   /** Reads `into.length` bytes. The range must be permitted. @throws MemoryError */
-  read(address: Gpa, slot: KeySlot, into: Uint8Array): void;
+  read(address: Gpa, slot: AccessSlot, into: Uint8Array): void;
   /** Writes all of `from`. The range must be permitted. @throws MemoryError */
-  write(address: Gpa, slot: KeySlot, from: Uint8Array): void;
+  write(address: Gpa, slot: AccessSlot, from: Uint8Array): void;
   /**
    * Reads the first `count` runs, which must be permitted. Each is done or fails by itself; they
    * have no order among each other, and all are over on return.

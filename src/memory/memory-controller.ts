@@ -123,11 +123,21 @@ export class MemoryController {
     }
   }
 
+  /** Whether its process is gone, or was told to go. */
+  get ended(): boolean {
+    return this.#stopping || this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
   /** Makes one VM's RAM file; see SealedRam, which calls this. */
   createMemory(
     options: Omit<Extract<ControllerRequest, { op: 'create-memory' }>, 'op'>,
   ): Promise<ControllerAnswers['create-memory']> {
     return this.#ask({ op: 'create-memory', ...options });
+  }
+
+  /** Takes one VM's RAM file away; see SealedRam, which calls this. */
+  async removeMemory(name: string): Promise<void> {
+    await this.#ask({ op: 'remove-memory', name });
   }
 
   /** Makes a random key in an empty slot, for one VM, ready for use. */

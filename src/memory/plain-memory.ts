@@ -1,4 +1,4 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import type { Gpa, GuestMemory, MemoryRun } from './guest-memory.ts';
 import { MemoryError } from './guest-memory.ts';
 import { type RamRegion, RamRegions } from './ram-regions.ts';
@@ -21,7 +21,12 @@ export class PlainMemory implements GuestMemory {
     return this.regions.permits(direction, address, length);
   }
 
-  read(address: Gpa, _slot: KeySlot, into: Uint8Array): void {
+  /** Never: all of it is in the clear, whatever an access says. */
+  crosses(): boolean {
+    return false;
+  }
+
+  read(address: Gpa, _slot: AccessSlot, into: Uint8Array): void {
     for (let done = 0; done < into.length; ) {
       const region = this.#region(address + done);
       const offset = address + done - region.gpa;
@@ -36,7 +41,7 @@ export class PlainMemory implements GuestMemory {
     }
   }
 
-  write(address: Gpa, _slot: KeySlot, from: Uint8Array): void {
+  write(address: Gpa, _slot: AccessSlot, from: Uint8Array): void {
     for (let done = 0; done < from.length; ) {
       const region = this.#region(address + done);
       const offset = address + done - region.gpa;
@@ -55,7 +60,7 @@ export class PlainMemory implements GuestMemory {
    * Flips a bit (0 to 7) of the byte at `address`, which must be permitted, as an error of the memory cells
    * does. A store of a CPU to that byte at the same moment may be lost. @throws MemoryError
    */
-  flipBit(address: Gpa, slot: KeySlot, bit: number): void {
+  flipBit(address: Gpa, slot: AccessSlot, bit: number): void {
     const byte = new Uint8Array(1);
     this.read(address, slot, byte);
     byte[0] = (byte[0] ?? 0) ^ (1 << bit);

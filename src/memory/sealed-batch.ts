@@ -1,6 +1,6 @@
 import { startWriteBack } from '../ffi/file-io.ts';
 import { SystemError } from '../ffi/system-error.ts';
-import type { KeySlot } from '../keys/key-slot.ts';
+import type { AccessSlot } from '../keys/key-slot.ts';
 import { BatchQueue, type BatchQueueOptions } from './batch-queue.ts';
 import { DmaArena } from './dma-arena.ts';
 import { GATE_ENTRIES, GateOutcome } from './dma-gate.ts';
@@ -153,7 +153,7 @@ export class SealedBatch {
   }
 
   /** Whether the last entry can take these bytes too: they are next to it in the file and the arena. */
-  #goesOn(entry: number, slot: KeySlot, offset: number, length: number): boolean {
+  #goesOn(entry: number, slot: AccessSlot, offset: number, length: number): boolean {
     if (entry < 0 || this.#slot[entry] !== slot) return false;
     const before = this.#length[entry] ?? 0;
     return (
@@ -302,7 +302,7 @@ export class SealedBatch {
     this.counters.alone++;
     const place = this.#place[entry] ?? 0;
     const bytes = this.#memory.bytes.subarray(place, place + (this.#length[entry] ?? 0));
-    const slot = (this.#slot[entry] ?? 0) as KeySlot;
+    const slot = (this.#slot[entry] ?? 0) as AccessSlot;
     const offset = this.#offset[entry] ?? 0;
     try {
       if (direction === 'read') this.#port.read(offset, slot, bytes);

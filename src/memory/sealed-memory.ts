@@ -1,8 +1,17 @@
-import type { KeySlot } from '../keys/key-slot.ts';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { type AccessSlot, isInClear, type KeySlot } from '../keys/key-slot.ts';
+import { Becomes } from './dma-gate.ts';
 import { type Gpa, type GuestMemory, MemoryError, type MemoryRun } from './guest-memory.ts';
 import { RamRegions } from './ram-regions.ts';
 import type { SealedBatch } from './sealed-batch.ts';
 import { CHUNK_BYTES, type SealedPort, WRITE_MS_MAX } from './sealed-port.ts';
+
+const PAGE_BYTES = 4096;
+
+export interface ConversionOptions {
+  /** Whether the pages keep their content; else they are zeros. */
+  readonly keep: boolean;
+}
 
 /** Which file a region must be backed by. */
 export interface FileIdentity {
@@ -46,7 +55,17 @@ export class SealedMemory implements GuestMemory {
     return this.regions.permits(direction, address, length);
   }
 
-  read(address: Gpa, slot: KeySlot, into: Uint8Array): void {
+  crosses(slot: AccessSlot, address: Gpa, length: number): boolean {
+    if (this.#port.shared.count === 0) return isInClear(slot);
+    for (let done = 0; done < length; ) {
+      const place = this.#place(address + done, length - done);
+      if (this.#port.shared.crosses(slot, place.offset, place.length)) return true;
+      done += place.length;
+    }
+    return false;
+  }
+
+  read(address: Gpa, slot: AccessSlot, into: Uint8Array): void {
     for (let done = 0; done < into.length; ) {
       const { offset, length } = this.#place(address + done, into.length - done);
       const part = length === into.length ? into : into.subarray(done, done + length);
@@ -55,13 +74,44 @@ export class SealedMemory implements GuestMemory {
     }
   }
 
-  write(address: Gpa, slot: KeySlot, from: Uint8Array): void {
+  write(address: Gpa, slot: AccessSlot, from: Uint8Array): void {
     const deadline = performance.now() + WRITE_MS_MAX;
     for (let done = 0; done < from.length; ) {
       const { offset, length } = this.#place(address + done, from.length - done);
       const part = length === from.length ? from : from.subarray(done, done + length);
       this.#port.write(offset, slot, part, deadline);
       done += length;
+    }
+  }
+
+  /**
+   * Makes whole pages shared: DRAM holds them in the clear. The VM's devices reach them without a key, its CPUs
+   * as before. Goes on while the guest runs and devices do DMA, some pages at a time; see shared-pages.ts.
+   * @throws RangeError where the range is not of whole pages of guest RAM; MemoryError, and then a first part
+   *   of them may be converted
+   */
+  share(address: Gpa, length: number, { keep }: ConversionOptions): Promise<void> {
+    return this.#convert(address, length, Becomes.shared, keep);
+  }
+
+  /** Makes whole pages private again: DRAM holds them under the VM's slot. As {@link share}. */
+  unshare(address: Gpa, length: number, { keep }: ConversionOptions): Promise<void> {
+    return this.#convert(address, length, Becomes.private, keep);
+  }
+
+  async #convert(address: Gpa, length: number, becomes: Becomes, keep: boolean): Promise<void> {
+    const whole = length > 0 && address % PAGE_BYTES === 0 && length % PAGE_BYTES === 0;
+    if (!whole || !this.permits('read', address, length)) {
+      throw new RangeError(
+        `expected whole pages of guest RAM, got ${length} bytes at 0x${address.toString(16)}: give a ` +
+          'range of 4096-byte pages, once the VMM has said where RAM is',
+      );
+    }
+    for (let done = 0; done < length; ) {
+      const place = this.#place(address + done, length - done);
+      this.#port.convert(place.offset, place.length, becomes, keep);
+      done += place.length;
+      if (done < length) await nextTurn();
     }
   }
 

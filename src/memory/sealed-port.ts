@@ -1,10 +1,11 @@
 import { pread, pwrite } from '../ffi/file-io.ts';
 import { SystemError } from '../ffi/system-error.ts';
-import type { KeySlot } from '../keys/key-slot.ts';
-import { type DmaGate, GateOutcome } from './dma-gate.ts';
+import { type AccessSlot, IN_CLEAR } from '../keys/key-slot.ts';
+import { Becomes, type DmaGate, GateOutcome } from './dma-gate.ts';
 import { DroppedPages } from './dropped-pages.ts';
 import { EAGAIN } from './fuse/errno.ts';
 import { MemoryError } from './guest-memory.ts';
+import { SharedPages } from './shared-pages.ts';
 
 /** Bytes of one request: well under the 256 pages of a FUSE message, so that one is never split. */
 export const CHUNK_BYTES = 256 * 1024;
@@ -29,6 +30,7 @@ const PAGE_BYTES = 4096;
 export class SealedPort {
   readonly gate: DmaGate;
   readonly dropped: DroppedPages;
+  readonly shared: SharedPages;
   /** Size of the RAM file. */
   readonly bytes: number;
   readonly #descriptor: () => number;
@@ -39,6 +41,7 @@ export class SealedPort {
     this.#descriptor = descriptor;
     this.gate = gate;
     this.dropped = new DroppedPages(gate.fills);
+    this.shared = new SharedPages(bytes);
     this.bytes = bytes;
   }
 
@@ -62,9 +65,13 @@ export class SealedPort {
   }
 
   /** Reads at most {@link CHUNK_BYTES}. @throws MemoryError */
-  read(offset: number, slot: KeySlot, into: Uint8Array): void {
+  read(offset: number, slot: AccessSlot, into: Uint8Array): void {
+    this.#read(offset, slot, into, Becomes.same);
+  }
+
+  #read(offset: number, slot: AccessSlot, into: Uint8Array, becomes: Becomes): void {
     const { fd, gate } = this;
-    gate.ask(0, slot, offset, into.length);
+    gate.ask(0, slot, offset, into.length, becomes);
     gate.open(1);
     let read: number;
     try {
@@ -84,12 +91,36 @@ export class SealedPort {
    * Writes at most {@link CHUNK_BYTES}, in as many tries as it takes until `deadline` (of
    * performance.now). @throws MemoryError
    */
-  write(offset: number, slot: KeySlot, from: Uint8Array, deadline: number): void {
-    if (this.#tryWrite(offset, slot, from, CHUNK_TRIES_MAX, deadline)) return;
+  write(offset: number, slot: AccessSlot, from: Uint8Array, deadline: number): void {
+    this.#write(offset, slot, from, deadline, Becomes.same);
+  }
+
+  /**
+   * Makes whole pages shared or private, at most {@link CHUNK_BYTES} of them.
+   * @param keep their content; else they are zeros. @throws MemoryError, and then some may be converted
+   */
+  convert(offset: number, length: number, becomes: Becomes, keep: boolean): void {
+    const bytes = new Uint8Array(length);
+    if (keep) {
+      this.#read(offset, IN_CLEAR, bytes, becomes);
+      this.shared.set(offset, length, becomes === Becomes.shared);
+    } else {
+      this.#write(offset, IN_CLEAR, bytes, performance.now() + WRITE_MS_MAX, becomes);
+    }
+  }
+
+  #write(
+    offset: number,
+    slot: AccessSlot,
+    from: Uint8Array,
+    deadline: number,
+    becomes: Becomes,
+  ): void {
+    if (this.#tryWrite(offset, slot, from, becomes, CHUNK_TRIES_MAX, deadline)) return;
     for (let done = 0; done < from.length; ) {
       const inPage = PAGE_BYTES - ((offset + done) % PAGE_BYTES);
       const part = from.subarray(done, done + inPage);
-      if (!this.#tryWrite(offset + done, slot, part, WRITE_TRIES_MAX, deadline)) {
+      if (!this.#tryWrite(offset + done, slot, part, becomes, WRITE_TRIES_MAX, deadline)) {
         throw new MemoryError(
           `expected a moment without cache fills in ${part.length} bytes of guest memory, ` +
             `got none in ${WRITE_TRIES_MAX} tries or ${WRITE_MS_MAX} ms`,
@@ -102,8 +133,9 @@ export class SealedPort {
   /** @returns false where each of the tries met a refill: then nothing is changed. */
   #tryWrite(
     offset: number,
-    slot: KeySlot,
+    slot: AccessSlot,
     part: Uint8Array,
+    becomes: Becomes,
     tries: number,
     deadline: number,
   ): boolean {
@@ -111,13 +143,16 @@ export class SealedPort {
     for (let done = 0; done < tries; done++) {
       if (done > 0 && performance.now() > deadline) return false;
       dropped.forget(offset, part.length);
-      gate.ask(0, slot, offset, part.length);
+      gate.ask(0, slot, offset, part.length, becomes);
       gate.open(1);
       const result = pwrite(fd, part, offset);
       gate.open(0);
       const outcome = gate.outcome(0);
       if (result === part.length && outcome === GateOutcome.done) {
         dropped.note(offset, part.length, gate.expected(0));
+        if (becomes !== Becomes.same) {
+          this.shared.set(offset, part.length, becomes === Becomes.shared);
+        }
         return true;
       }
       if (!mayTryAgain(result, part.length, outcome)) {

@@ -1,4 +1,13 @@
-import { closeSync, constants, fstatSync, fsync, ftruncateSync, openSync } from 'node:fs';
+import {
+  close as closeFile,
+  closeSync,
+  constants,
+  fstatSync,
+  fsync,
+  ftruncateSync,
+  openSync,
+} from 'node:fs';
+import { unlink } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { pwrite } from '../ffi/file-io.ts';
 import {
@@ -27,6 +36,7 @@ import { SealedMemory } from './sealed-memory.ts';
 import { SealedPort } from './sealed-port.ts';
 
 const PAGE_BYTES = 4096;
+const closeDescriptor = promisify(closeFile);
 
 export interface SealedRamOptions extends Omit<BatchQueueOptions, 'onFallback'> {
   /** Names the file: a-z, 0-9 and -. */
@@ -61,21 +71,23 @@ export class SealedRam {
   /** Undefined once closed: the number may be another file's by then. */
   #fd: number | undefined;
   #scatter: number | undefined;
-  readonly #errorsPath: string;
+  /** Its files' names: the RAM file's and those beside it. */
+  readonly #paths: ControllerAnswers['create-memory'];
   /** Opened at the first flip. */
   #errors: number | undefined;
 
   private constructor(
     controller: MemoryController,
     options: SealedRamOptions,
-    { path, scatter, errors }: ControllerAnswers['create-memory'],
+    paths: ControllerAnswers['create-memory'],
     mappings: Mappings,
   ) {
     this.#controller = controller;
     this.name = options.name;
     this.bytes = options.bytes;
+    const { path, scatter } = paths;
     this.path = path;
-    this.#errorsPath = errors;
+    this.#paths = paths;
     this.#mappings = mappings;
     const gate = new DmaGate(mappings.gateAt, options.bytes);
     this.#port = new SealedPort(() => this.#descriptor(), gate, options.bytes);
@@ -150,18 +162,7 @@ export class SealedRam {
 
   /** Gives up the DMA port and DRAM: a DMA fails from here on. The file stays until its controller stops. */
   close(): void {
-    const descriptors = [this.#fd, this.#scatter, this.#errors].filter((fd) => fd !== undefined);
-    if (descriptors.length === 0) return;
-    this.#fd = undefined;
-    this.#scatter = undefined;
-    this.#errors = undefined;
-    this.#batch.close();
-    // Views of both were handed out, so the addresses stay taken; the memory behind them goes.
-    const { gateAt, dramAt } = this.#mappings;
-    const nothing = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    mmap(dramAt, this.bytes, PROT_READ, nothing);
-    mmap(gateAt, DmaGate.bytesFor(this.bytes), PROT_READ | PROT_WRITE, nothing);
-    for (const fd of descriptors) {
+    for (const fd of this.#letGo()) {
       try {
         closeSync(fd);
       } catch (error) {
@@ -171,10 +172,47 @@ export class SealedRam {
     }
   }
 
+  /**
+   * {@link close}, and takes the memory off its controller, while others that it has go on. To be called
+   * when the keys of it are gone, so that nothing is written back: what is dirty in the cache is dropped.
+   * Whoever still has the file mapped gets SIGBUS at the next page that it misses.
+   * @throws MemoryError where the controller refuses; Error where the file cannot be unlinked
+   */
+  async remove(): Promise<void> {
+    const descriptors = this.#letGo();
+    if (descriptors.length === 0) return;
+    // Not on this thread: a flush of pages that nobody wants would have the other VMs' devices wait.
+    for (const fd of descriptors) {
+      await closeDescriptor(fd).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EIO' && error.code !== 'ENOTCONN') throw error;
+      });
+    }
+    if (this.#controller.ended) return;
+    await this.#controller.removeMemory(this.name);
+    const { path, scatter, errors } = this.#paths;
+    for (const name of [path, scatter, errors]) await unlink(name);
+  }
+
+  /** @returns the descriptors, to be closed; none where that was done. */
+  #letGo(): number[] {
+    const descriptors = [this.#fd, this.#scatter, this.#errors].filter((fd) => fd !== undefined);
+    if (descriptors.length === 0) return descriptors;
+    this.#fd = undefined;
+    this.#scatter = undefined;
+    this.#errors = undefined;
+    this.#batch.close();
+    // Views of both were handed out, so the addresses stay taken; the memory behind them goes.
+    const { gateAt, dramAt } = this.#mappings;
+    const nothing = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    mmap(dramAt, this.bytes, PROT_READ, nothing);
+    mmap(gateAt, DmaGate.bytesFor(this.bytes), PROT_READ | PROT_WRITE, nothing);
+    return descriptors;
+  }
+
   /** Flips the bits of `mask` in the byte of ciphertext at `offset` of DRAM. @throws MemoryError */
   #flip(offset: number, mask: number): void {
     this.#descriptor();
-    this.#errors ??= openSync(this.#errorsPath, constants.O_WRONLY);
+    this.#errors ??= openSync(this.#paths.errors, constants.O_WRONLY);
     const result = pwrite(this.#errors, Uint8Array.of(mask), offset);
     if (result === 1) return;
     const got = result < 0 ? new SystemError('pwrite', -result).message : 'nothing';

@@ -11,7 +11,9 @@ export type DmaDirection = 'read' | 'write';
 
 /**
  * Why the IOMMU refused; one reason a fault record. `memory-failed` is none of its refusals: memory did
- * not answer, or found no moment, and a write of several pages may be there in part.
+ * not answer, or found no moment, and a write of several pages may be there in part. Nor are the last two: an
+ * access that went through a key and met a shared page, or went through none and met a private one, is done,
+ * with noise for data.
  */
 export type FaultReason =
   | 'no-device-table-entry'
@@ -23,8 +25,12 @@ export type FaultReason =
   | 'slot-empty'
   | 'slot-not-active'
   | 'slot-of-another-vm'
+  | 'no-slot-in-translation'
+  | 'unasked-slot-in-translation'
   | 'outside-memory'
-  | 'memory-failed';
+  | 'memory-failed'
+  | 'page-is-shared'
+  | 'page-is-private';
 
 /** One access of a batch; a device may keep it and use it again. */
 export interface DmaAccess {

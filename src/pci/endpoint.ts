@@ -133,4 +133,11 @@ export interface PciEndpoint {
   writeBar(bar: number, offset: number, from: Uint8Array): void;
   /** Back to the state after power-on; DMA and timers in flight must have no effect after it. */
   reset(cause: ResetCause): void;
+  /**
+   * Ends the function's time with one VM, once it has been pulled out there: a reset, and the end of all that it
+   * still has under way. Answers the function for the next VM, which is who this one was and has nothing of
+   * what happened to it: a new object, for one that is only reset keeps whatever its author has forgotten.
+   * Absent: whoever moves it has to give a new one.
+   */
+  handOver?(): Promise<PciEndpoint>;
 }

@@ -99,7 +99,12 @@ const EVENTS: Readonly<Record<TraceEvent['kind'], Shape>> = {
   },
   dma: {
     ...{ t: count, rid: place, direction, iova: address, bytes: count, data: optional(digits) },
-    pieces: list(object({ gpa: address, bytes: count, slot: count, private: flag })),
+    pieces: list(
+      object({
+        ...{ gpa: address, bytes: count, slot: optional(count), private: flag },
+        crosses: optional(flag),
+      }),
+    ),
   },
   fault: {
     ...{ t: count, rid: place, direction, iova: address, bytes: count, reason: text },

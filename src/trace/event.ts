@@ -102,9 +102,12 @@ export interface DmaEvent extends OfFunction {
 export interface TracedPiece {
   readonly gpa: string;
   readonly bytes: number;
-  readonly slot: number;
-  /** Held encrypted under that slot; false where memory is plain. */
+  /** Undefined for an access in the clear. */
+  readonly slot?: number;
+  /** It went encrypted, under that slot; false where memory is plain, and for an access in the clear. */
   readonly private: boolean;
+  /** It met pages of the other kind, shared or private, and its data is noise to one side. */
+  readonly crosses?: true;
 }
 
 /** A DMA that was refused. */

@@ -3,6 +3,7 @@
  * access; names, hexadecimal digits and fields come when somebody reads the trace, or it is written.
  */
 import type { DmaDone, DmaPiece } from '../iommu/dma-watch.ts';
+import { isInClear } from '../keys/key-slot.ts';
 import { fieldValue } from './access-line.ts';
 import type { DmaEvent, RegisterEvent, TraceEvent } from './event.ts';
 import { hex, ridText } from './event-text.ts';
@@ -164,8 +165,8 @@ export class RecordedDma implements Recorded {
     this.at = at;
     const pieces: DmaPiece[] = [];
     for (let i = dma.first; i < dma.end; i++) {
-      const { address, length, slot } = dma.pieces[i] as DmaPiece;
-      pieces.push({ address, length, slot });
+      const { address, length, slot, crosses } = dma.pieces[i] as DmaPiece;
+      pieces.push({ address, length, slot, crosses });
     }
     const { rid, direction, iova, bytes } = dma;
     this.#dma = { rid, direction, iova, bytes: NO_BYTES, pieces, first: 0, end: pieces.length };
@@ -184,9 +185,11 @@ export class RecordedDma implements Recorded {
       direction,
       iova: hex(iova),
       bytes: this.#bytes,
-      pieces: pieces.map(({ address, length, slot }) => {
-        return { gpa: hex(address), bytes: length, slot, private: this.#private };
-      }),
+      pieces: pieces.map(({ address, length, slot, crosses }) => ({
+        ...{ gpa: hex(address), bytes: length },
+        ...(isInClear(slot) ? { private: false } : { slot, private: this.#private }),
+        ...(crosses ? { crosses } : {}),
+      })),
       ...(this.#data === undefined ? {} : { data: Buffer.from(this.#data).toString('hex') }),
     };
   }

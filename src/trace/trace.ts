@@ -152,7 +152,9 @@ export class Trace implements Instrument {
     journal.add(new RecordedDma(journal.now(), dma, isPrivate, this.dataBytesMax));
   }
 
-  #fault({ rid, direction, iova, length, reason, slot }: FaultRecord): void {
+  #fault({ rid, direction, iova, length, reason, slot, refused }: FaultRecord): void {
+    // What was done has its own event, which says of each piece whether it met pages of the other kind.
+    if (!refused) return;
     this.record({
       kind: 'fault',
       rid: ridText(rid),

@@ -3,9 +3,9 @@ import { Command, InvalidArgumentError } from 'commander';
 import { diskBytesDefault, makeDebianImage } from '../../image/debian-image.ts';
 import { diskBytesMax, diskBytesMin } from '../../image/disk-layout.ts';
 import { ImageError } from '../../image/image-error.ts';
+import { parseBytes } from '../../machine/memory-size.ts';
 import { renderProgress } from '../../setup/progress.ts';
 import { interruptible } from '../interruption.ts';
-import { parseBytes } from '../memory-choice.ts';
 import { PhaseDisplay } from '../phase-display.ts';
 
 interface ImageFlags {

@@ -12,7 +12,7 @@ const FLAG_READ = 1;
 const FLAG_WRITE = 2;
 const FLAG_ADDRESS = 0x100;
 
-/** The reason on the wire; undefined where the DMA never came to the IOMMU. */
+/** The reason on the wire; undefined where the DMA never came to the IOMMU, or was done. */
 function reportedReason(reason: FaultReason): number | undefined {
   switch (reason) {
     case 'blocked-domain':
@@ -22,6 +22,8 @@ function reportedReason(reason: FaultReason): number | undefined {
     case 'no-write-permission':
       return REASON_MAPPING;
     case 'bus-master-disabled':
+    case 'page-is-shared':
+    case 'page-is-private':
       return undefined;
     default:
       return REASON_UNKNOWN;

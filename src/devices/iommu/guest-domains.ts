@@ -85,6 +85,13 @@ export class GuestDomains {
     this.#endpoints.set(endpoint, undefined);
   }
 
+  /** Takes a function out from behind the IOMMU; where it was the last of its domain, that is gone. */
+  removeEndpoint(endpoint: RequesterId): void {
+    const domain = this.#endpoints.get(endpoint);
+    this.#endpoints.delete(endpoint);
+    if (domain !== undefined) this.#leave(domain, endpoint);
+  }
+
   hasEndpoint(endpoint: number): boolean {
     return this.#endpoints.has(endpoint as RequesterId);
   }

@@ -82,13 +82,20 @@ export class VirtioIommu extends VirtioFunction {
   readonly #request = new Uint8Array(REQUEST_BYTES_MAX);
   readonly #reports: Uint8Array[] = [];
   #driverOk = false;
+  readonly #deaf: () => void;
 
   constructor(options: VirtioIommuOptions) {
     super(options);
     const { iommu } = options;
     this.#domains = new GuestDomains(iommu, options.mappingsMax);
     this.#handler = new RequestHandler(this.#domains, (feature) => this.negotiated(feature));
-    iommu.faults.onFault((fault) => this.#onFault(fault));
+    this.#deaf = iommu.faults.onFault((fault) => this.#onFault(fault));
+  }
+
+  /** To be called when its guest is gone: hears of no fault any more, and lets go of its domains. */
+  close(): void {
+    this.#deaf();
+    this.#domains.reset();
   }
 
   /** What the guest has set up, for those who watch. */
@@ -99,6 +106,11 @@ export class VirtioIommu extends VirtioFunction {
   /** Puts a function behind it. @throws Error where the device table has no entry for it */
   addEndpoint(rid: RequesterId): void {
     this.#domains.addEndpoint(rid);
+  }
+
+  /** Takes a function out from behind it, which is pulled out. */
+  removeEndpoint(rid: RequesterId): void {
+    this.#domains.removeEndpoint(rid);
   }
 
   /** Calls `listener` with each request that is answered, for those who watch. Answers how to stop. */

@@ -9,10 +9,12 @@ import type { NamespaceGate } from './namespace-gate.ts';
 import { QueueCommands, type QueueCommandsHost } from './queue-commands.ts';
 import { type Outcome, Status } from './status.ts';
 import { statusField } from './status-field.ts';
+import type { SubsystemPlace } from './subsystem-place.ts';
 
 /** What the controller lends to its admin queue. */
 export interface AdminPortHost extends QueueCommandsHost {
   readonly serialNumber: string;
+  readonly place: SubsystemPlace;
   readonly subsystemNqn: string;
   readonly ioQueuesMax: number;
   readonly transferBytesMax: number;
@@ -33,6 +35,7 @@ export class AdminPort implements AdminHost {
   readonly admin: AdminCommands;
   readonly namespaces: readonly Namespace[];
   readonly serialNumber: string;
+  readonly place: SubsystemPlace;
   readonly subsystemNqn: string;
   readonly ioQueuesMax: number;
   readonly msixVectors: number;
@@ -50,6 +53,7 @@ export class AdminPort implements AdminHost {
     this.#host = host;
     this.namespaces = host.gates.map(({ namespace }) => namespace);
     this.serialNumber = host.serialNumber;
+    this.place = host.place;
     this.subsystemNqn = host.subsystemNqn;
     this.ioQueuesMax = host.ioQueuesMax;
     this.msixVectors = host.msixVectors;

@@ -8,6 +8,7 @@ export class NamespaceGate {
   #inFlight = 0;
   #closed = 0;
   readonly #waiting: (() => void)[] = [];
+  readonly #resting: (() => void)[] = [];
 
   constructor(namespace: Namespace) {
     this.namespace = namespace;
@@ -25,6 +26,15 @@ export class NamespaceGate {
     this.#inFlight--;
     if (this.#inFlight > 0) return;
     for (const resolve of this.#waiting.splice(0)) resolve();
+    this.#rest();
+  }
+
+  /** Waits until no command is in flight and nobody holds it closed: its storage is left alone then. */
+  async idle(): Promise<void> {
+    if (this.#inFlight === 0 && this.#closed === 0) return;
+    await new Promise<void>((resolve) => {
+      this.#resting.push(resolve);
+    });
   }
 
   /** Lets no new command in, and waits for the others; the answer opens it again. */
@@ -40,6 +50,12 @@ export class NamespaceGate {
       if (open) return;
       open = true;
       this.#closed--;
+      this.#rest();
     };
+  }
+
+  #rest(): void {
+    if (this.#inFlight > 0 || this.#closed > 0) return;
+    for (const resolve of this.#resting.splice(0)) resolve();
   }
 }

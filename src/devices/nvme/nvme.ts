@@ -1,22 +1,16 @@
-import {
-  type FunctionInterrupts,
-  type FunctionOptions,
-  PciFunction,
-  type ResetCause,
-} from '../../pci/index.ts';
-import type { BlockStorage, StorageBuffers } from '../../storage/block-storage.ts';
+import { type FunctionInterrupts, PciFunction, type ResetCause } from '../../pci/index.ts';
 import { StorageBufferPool } from '../../storage/storage-buffers.ts';
 import type { AdminCommands } from './admin/admin-commands.ts';
 import { EventType } from './admin/async-events.ts';
 import { LogPage } from './admin/capabilities.ts';
 import { AdminPort } from './admin-port.ts';
 import { TRANSFER_BYTES_MAX } from './data-pointer/data-pointer.ts';
-import type { Doorbells } from './doorbells.ts';
 import { IoPath } from './io/io-path.ts';
 import { iovaFrom } from './iova.ts';
 import { misconfiguration } from './misconfiguration.ts';
-import { type BlockBytes, Namespace } from './namespace.ts';
+import type { Namespace } from './namespace.ts';
 import { NamespaceGate } from './namespace-gate.ts';
+import { checkSerial, type NvmeOptions, newNamespaces } from './nvme-options.ts';
 import { PinInterrupts } from './pin-interrupts.ts';
 import { Pulse } from './pulse.ts';
 import { CompletionQueue, type CompletionQueueHost } from './queue/completion-queue.ts';
@@ -27,11 +21,11 @@ import { QueueWorker } from './queue-worker.ts';
 import { controllerRegisters, SHUTDOWN } from './registers.ts';
 import { flushAll } from './shutdown.ts';
 import { subsystemNqn } from './subsystem-nqn.ts';
+import { ONLY_CONTROLLER } from './subsystem-place.ts';
 
 /** I/O queues of each kind; one vector each, and the admin queue's. */
 const IO_QUEUES_MAX = 64;
 const VECTORS = IO_QUEUES_MAX + 1;
-const NAMESPACES_MAX = 256;
 const RETRY_NS = 1_000_000;
 /**
  * Measured with 32 reads of 4 KiB under way in a guest under TCG: where a submission costs a message
@@ -39,34 +33,7 @@ const RETRY_NS = 1_000_000;
  */
 const BATCH_SHARE = { message: 0.75, shadow: 0.5 } as const;
 
-export interface NamespaceOptions {
-  /** The caller's to close, when the function is gone. */
-  readonly storage: BlockStorage;
-  /** Default 512. */
-  readonly blockBytes?: BlockBytes;
-}
-
-export interface NvmeOptions extends FunctionOptions {
-  /** By rising NSID from 1; 1 to 256. */
-  readonly namespaces: readonly NamespaceOptions[];
-  /** At most 20 ASCII characters. */
-  readonly serial?: string;
-  /**
-   * How the host tells of submissions. Default `shadow`, which is right for plain memory; who knows how
-   * guest memory is held says {@link doorbellsFor} it: in sealed memory `message` is faster at depth 1
-   * and no slower beyond.
-   */
-  readonly doorbells?: Doorbells;
-  /**
-   * How long shadow doorbells are polled after the last activity. Default 250: longer than a guest
-   * under TCG takes from a completion to its next submission.
-   */
-  readonly pollMicroseconds?: number;
-  /** Hold completions of a busy queue, to interrupt once for many. Default true. */
-  readonly coalescing?: boolean;
-  /** Default: a pool of its own. */
-  readonly buffers?: StorageBuffers;
-}
+export type { NamespaceOptions, NvmeOptions } from './nvme-options.ts';
 
 /**
  * An NVMe 1.4 controller with the NVM command set: registers and their state (§3.1, §7.3, §7.6). What
@@ -93,6 +60,7 @@ export class Nvme extends PciFunction {
   });
 
   readonly admin: AdminCommands;
+  readonly #options: NvmeOptions;
   readonly #gates: readonly NamespaceGate[];
   readonly #queues = new QueueSet();
   readonly #completions: CompletionQueueHost;
@@ -112,20 +80,12 @@ export class Nvme extends PciFunction {
   /** @throws RangeError where there are not 1 to 256 namespaces, or the serial number is too long */
   constructor(options: NvmeOptions) {
     super(options);
+    this.#options = options;
     const { serial = 'SEALBUS0001', doorbells = 'shadow', coalescing = true } = options;
     const { namespaces, pollMicroseconds = 250 } = options;
-    if (namespaces.length < 1 || namespaces.length > NAMESPACES_MAX) {
-      throw new RangeError(`expected 1 to ${NAMESPACES_MAX} namespaces, got ${namespaces.length}`);
-    }
-    if (!/^[\x20-\x7e]{1,20}$/.test(serial)) {
-      throw new RangeError(
-        `expected a serial number of 1 to 20 ASCII characters, got ${JSON.stringify(serial)}`,
-      );
-    }
-    this.#gates = namespaces.map(
-      ({ storage, blockBytes }, index) =>
-        new NamespaceGate(new Namespace(index + 1, storage, blockBytes)),
-    );
+    const { place = ONLY_CONTROLLER } = options;
+    checkSerial(serial);
+    this.#gates = newNamespaces(namespaces, place).map((namespace) => new NamespaceGate(namespace));
     this.#pulse = new Pulse(
       () => this.#turn(),
       (error) => this.start(Promise.reject(error)),
@@ -154,6 +114,7 @@ export class Nvme extends PciFunction {
     );
     this.#adminPort = new AdminPort({
       serialNumber: serial,
+      place,
       subsystemNqn: subsystemNqn(serial),
       ioQueuesMax: IO_QUEUES_MAX,
       msixVectors: VECTORS,
@@ -241,6 +202,26 @@ export class Nvme extends PciFunction {
 
   get namespaces(): readonly Namespace[] {
     return this.#gates.map(({ namespace }) => namespace);
+  }
+
+  /**
+   * A controller for the next VM, over the same namespaces; these keep their block size, which says how their data
+   * lies, and are not write-protected. What one controller holds of its VM is in it alone: registers and queues,
+   * shadow doorbells, features, event requests and logs, the commands under way and the buffers of their data,
+   * unless the buffers were given to it ({@link NvmeOptions.buffers}): then they are for others as well.
+   */
+  async handOver(): Promise<Nvme> {
+    await this.atRest();
+    const namespaces = this.namespaces.map(({ nsid, storage, blockBytes }) => ({
+      ...{ nsid, storage, blockBytes },
+    }));
+    return new Nvme({ ...this.#options, namespaces });
+  }
+
+  /** Resets it, and waits until no storage works for it any more. */
+  protected async atRest(): Promise<void> {
+    this.reset('device');
+    await Promise.all(this.#gates.map((gate) => gate.idle()));
   }
 
   protected override onReset(cause: ResetCause): void {

@@ -1,7 +1,7 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { join } from 'node:path';
 import type { XtsEngineName } from '../../crypto/xts-cipher.ts';
-import { MAP_SHARED, mmap, PROT_READ, PROT_WRITE } from '../../ffi/libc.ts';
+import { MAP_SHARED, mmap, munmap, PROT_READ, PROT_WRITE } from '../../ffi/libc.ts';
 import { keySlot } from '../../keys/key-slot.ts';
 import { KeyTable, type SlotKeys } from '../../keys/key-table.ts';
 import type { RotationProgress } from '../../keys/slot-keeper.ts';
@@ -34,7 +34,7 @@ export class Controller implements KeySource {
   readonly #mount: FuseMount;
   readonly #keys: KeyTable;
   readonly #fileSystem = new RamFileSystem();
-  readonly #files = new Map<string, SealedFile>();
+  readonly #memories = new Map<string, Memory>();
   readonly #connection: FuseConnection;
   readonly #rotations: Rotations;
   readonly #keyRequests: KeyRequests;
@@ -53,7 +53,9 @@ export class Controller implements KeySource {
     this.#rotations = new Rotations({
       keys,
       memories: (vm) =>
-        [...this.#files.values()].filter((file) => file.vm === vm).map(({ dram }) => dram),
+        [...this.#memories.values()]
+          .filter(({ file }) => file.vm === vm)
+          .map(({ file }) => file.dram),
       serve: () => connection.serve(),
       requests: () => connection.taken,
       tell: (progress) => events.rotation(progress, keys.describe(progress.slot)),
@@ -71,9 +73,10 @@ export class Controller implements KeySource {
     switch (request.op) {
       case 'create-memory':
         return this.#createMemory(request);
+      case 'remove-memory':
+        return this.#removeMemory(request.name);
       case 'counters': {
-        const file = this.#files.get(request.name);
-        if (file === undefined) throw new Error(`expected a RAM file, got ${request.name}`);
+        const { file } = this.#memory(request.name);
         const residentBytes = process.memoryUsage.rss();
         return { ...file.counters, dramPages: file.writtenPages, residentBytes };
       }
@@ -100,17 +103,40 @@ export class Controller implements KeySource {
     }
     const gateBytes = DmaGate.bytesFor(bytes);
     const dram = withFile(request.dram, (fd) => new Dram(fd, bytes));
-    const gate = withFile(request.gate, (fd) => {
-      const at = mmap(0, gateBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-      return new DmaGate(at, bytes);
-    });
+    const gateAt = withFile(request.gate, (fd) =>
+      mmap(0, gateBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
+    );
+    const gate = new DmaGate(gateAt, bytes);
     const file = new SealedFile(vmId(request.vm), keySlot(request.slot), dram, gate, this);
     this.#fileSystem.add(name, file);
-    this.#files.set(name, file);
+    this.#memories.set(name, { file, gateAt });
     const { directory } = this.#mount;
     const at = (file: string) => join(directory, file);
     return { path: at(name), scatter: at(scatterName(name)), errors: at(errorsName(name)) };
   }
+
+  /** From its return on no request for that memory finds it, so its mappings may go. */
+  #removeMemory(name: string): null {
+    const { file, gateAt } = this.#memory(name);
+    this.#fileSystem.remove(file);
+    this.#memories.delete(name);
+    file.dram.close();
+    munmap(gateAt, DmaGate.bytesFor(file.bytes));
+    return null;
+  }
+
+  #memory(name: string): Memory {
+    const memory = this.#memories.get(name);
+    if (memory === undefined) throw new Error(`expected a RAM file, got ${name}`);
+    return memory;
+  }
+}
+
+/** One VM's memory. */
+interface Memory {
+  readonly file: SealedFile;
+  /** Where its gate is mapped. */
+  readonly gateAt: number;
 }
 
 /** A mapping outlives its descriptor. */

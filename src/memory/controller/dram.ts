@@ -1,33 +1,37 @@
 import { BLOCK_BYTES, PAGE_BYTES, type XtsCipher } from '../../crypto/xts-cipher.ts';
 import {
   copyFromAddress,
+  copyNative,
   copyToAddress,
   explicitBzero,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
   MAP_SHARED,
   mmap,
+  munmap,
   PROT_READ,
   PROT_WRITE,
 } from '../../ffi/libc.ts';
 import type { SlotKeys } from '../../keys/key-table.ts';
 import type { KeyTag } from '../../keys/key-tag.ts';
-import { MIXED, NEVER_WRITTEN, PageKeys } from './page-keys.ts';
+import { MIXED, NEVER_WRITTEN, PageKeys, SHARED } from './page-keys.ts';
 
 /** Pages that {@link Dram.rekey} moves at once: what one call of the engine does in some microseconds. */
 const PAGES_A_MOVE = 16;
 /** Pages that it looks at in one call, where nothing is to be moved. */
 const PAGES_A_LOOK = 4096;
+const SCRATCH_BYTES = PAGES_A_MOVE * PAGE_BYTES;
 
 /**
- * DRAM: what lies outside the package. It holds ciphertext and nothing else; plaintext is only ever
- * the source of an encryption into it or the destination of a decryption out of it.
+ * DRAM: what lies outside the package. It holds ciphertext, and shared pages in the clear; plaintext of a
+ * private page is only ever the source of an encryption into it or the destination of a decryption out of it.
  *
  * A page that was never written holds zeros, stands for zeros under any key, and is not decrypted. Of every
  * other page it is known which key it is under (page-keys.ts). An access names the slot that it goes through,
  * and takes the keys of that slot: what is under its older key is read with that, all else with its newer one,
  * which finds noise in what is under another slot's key or under one that was wiped. It writes under the newer
- * one alone; see rotation.ts for what that is good for.
+ * one alone; see rotation.ts for what that is good for. An access to a shared page through a key is no other,
+ * but the page stays shared; an access in the clear takes the bytes as they lie.
  *
  * All calls are on the controller's one thread, so no unit is ever seen half encrypted by another
  * call; who maps the memfd from outside sees ciphertext, old or new.
@@ -38,9 +42,10 @@ export class Dram {
   readonly #keys: PageKeys;
   /** Plaintext of pages that move from key to key: inside the package. */
   readonly #scratch: number;
+  #closed = false;
 
   /**
-   * @param fd a memfd of at least `bytes`, mapped here and never unmapped.
+   * @param fd a memfd of at least `bytes`, mapped here until {@link close}.
    * @param bytes a multiple of the page size.
    */
   constructor(fd: number, bytes: number) {
@@ -50,8 +55,15 @@ export class Dram {
     this.bytes = bytes;
     this.#address = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     this.#keys = new PageKeys(bytes / PAGE_BYTES);
-    const scratchBytes = PAGES_A_MOVE * PAGE_BYTES;
-    this.#scratch = mmap(0, scratchBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+    this.#scratch = mmap(0, SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  }
+
+  /** Lets go of its memory. Nothing may read or write it any more; a rotation finds nothing to move. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    munmap(this.#address, this.bytes);
+    munmap(this.#scratch, SCRATCH_BYTES);
   }
 
   get pages(): number {
@@ -61,6 +73,22 @@ export class Dram {
   /** How many pages hold ciphertext. */
   get writtenPages(): number {
     return this.#keys.writtenPages;
+  }
+
+  get sharedPages(): number {
+    return this.#keys.sharedPages;
+  }
+
+  /** How many of a range's pages are shared. */
+  sharing(offset: number, length: number): 'none' | 'some' | 'all' {
+    if (this.sharedPages === 0) return 'none';
+    const { tags } = this.#keys;
+    const first = Math.floor(offset / PAGE_BYTES);
+    const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+    let shared = 0;
+    for (let page = first; page <= last; page++) if (tags[page] === SHARED) shared++;
+    if (shared === 0) return 'none';
+    return shared === last - first + 1 ? 'all' : 'some';
   }
 
   /** Decrypts `length` bytes from `offset` on to the native address `into`. The range must lie inside. */
@@ -107,6 +135,79 @@ export class Dram {
     if (endsInside) this.#noteBlocks(tag, last * PAGE_BYTES, end);
   }
 
+  /** Copies `length` bytes from `offset` on as they lie to the native address `into`. */
+  readClear(offset: number, length: number, into: number): void {
+    copyNative(into, this.#address + offset, length);
+  }
+
+  /**
+   * Copies `length` bytes at the native address `from` into DRAM as they are.
+   * @param keys the VM's own: a private page that was never written is made zeros under them first, so that
+   *   what lies there then is noise to them, as it is in every other private page
+   */
+  writeClear(keys: SlotKeys | undefined, offset: number, length: number, from: number): void {
+    if (keys !== undefined) {
+      const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+      for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) {
+        this.#zeroFirst(keys, page);
+      }
+    }
+    copyNative(this.#address + offset, from, length);
+  }
+
+  /**
+   * Makes whole pages shared, from `first` up to `after`.
+   * @param keys those that their content is read under; undefined where it is discarded, for zeros
+   */
+  share(keys: SlotKeys | undefined, first: number, after: number): void {
+    for (let page = first; page < after; page++) {
+      const at = this.#address + page * PAGE_BYTES;
+      if (keys === undefined) {
+        explicitBzero(at, PAGE_BYTES);
+      } else if (this.#keys.tags[page] !== SHARED) {
+        this.read(keys, page * PAGE_BYTES, PAGE_BYTES, this.#scratch);
+        copyNative(at, this.#scratch, PAGE_BYTES);
+      }
+      this.#keys.share(page);
+    }
+  }
+
+  /**
+   * Makes whole pages private, from `first` up to `after`.
+   * @param keys those that their content is put under; undefined where it is discarded, for zeros
+   */
+  unshare(keys: SlotKeys | undefined, first: number, after: number): void {
+    for (let page = first; page < after; page++) {
+      const at = this.#address + page * PAGE_BYTES;
+      if (keys === undefined) {
+        explicitBzero(at, PAGE_BYTES);
+        this.#keys.makePrivate(page, NEVER_WRITTEN);
+      } else if (this.#keys.tags[page] === SHARED) {
+        keys.cipher.encrypt(at, at, page, 0, PAGE_BYTES);
+        this.#keys.makePrivate(page, keys.tag);
+      }
+    }
+  }
+
+  /** Calls `each` with runs of a range's pages that are all shared, or all private. */
+  runs(
+    offset: number,
+    length: number,
+    each: (shared: boolean, offset: number, length: number) => void,
+  ): void {
+    const { tags } = this.#keys;
+    const end = offset + length;
+    for (let at = offset; at < end; ) {
+      let page = Math.floor(at / PAGE_BYTES);
+      const shared = tags[page] === SHARED;
+      let stop = (page + 1) * PAGE_BYTES;
+      while (stop < end && (tags[++page] === SHARED) === shared) stop += PAGE_BYTES;
+      stop = Math.min(stop, end);
+      each(shared, at, stop - at);
+      at = stop;
+    }
+  }
+
   /**
    * Flips the bits of `mask` in the byte of ciphertext at `offset`, as an error of the memory cells
    * does: the 16 bytes around it decrypt to noise. A page that was never written becomes zeros that are
@@ -127,6 +228,7 @@ export class Dram {
    */
   rekey(keys: SlotKeys, from: number): { readonly next: number; readonly moved: number } {
     const { tags } = this.#keys;
+    if (this.#closed) return { next: tags.length, moved: 0 };
     const old = keys.outgoing?.tag ?? NEVER_WRITTEN;
     const limit = Math.min(from + PAGES_A_LOOK, tags.length);
     let page = from;

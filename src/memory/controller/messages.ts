@@ -14,6 +14,8 @@ export type ControllerRequest =
       readonly dram: string;
       readonly gate: string;
     }
+  /** Its slots' keys should be gone: what is in this memory cannot be had again. */
+  | { readonly op: 'remove-memory'; readonly name: string }
   | KeyRequest
   | { readonly op: 'counters'; readonly name: string }
   | { readonly op: 'stop' };
@@ -22,6 +24,7 @@ export type ControllerRequest =
 export interface ControllerAnswers extends KeyAnswers {
   /** The RAM file, the file for messages of many DMA writes to it, and the one that flips bits of its DRAM. */
   'create-memory': { readonly path: string; readonly scatter: string; readonly errors: string };
+  'remove-memory': null;
   counters: SealedFileCounters & { readonly dramPages: number; readonly residentBytes: number };
   stop: null;
 }

@@ -5,6 +5,8 @@ import type { KeyTag } from '../../keys/key-tag.ts';
 export const NEVER_WRITTEN = 0;
 /** A page whose blocks are not all under one key; {@link PageKeys.blocks} has them. */
 export const MIXED = 0xffff_ffff;
+/** A shared page: under no key, whatever was written to it. No key has this tag: it is generation 2^20-1 of slot 0. */
+export const SHARED = 0x000f_ffff;
 export const BLOCKS_PER_PAGE = PAGE_BYTES / BLOCK_BYTES;
 
 /**
@@ -19,6 +21,7 @@ export class PageKeys {
   /** The key of each page, or one of the two words above. For looking; changed through this class alone. */
   readonly tags: Uint32Array;
   readonly #blocks = new Map<number, Uint32Array>();
+  #sharedPages = 0;
 
   constructor(pages: number) {
     this.tags = new Uint32Array(pages);
@@ -26,7 +29,28 @@ export class PageKeys {
 
   /** How many pages hold ciphertext. */
   get writtenPages(): number {
-    return this.tags.reduce((sum, tag) => (tag === NEVER_WRITTEN ? sum : sum + 1), 0);
+    return this.tags.reduce(
+      (sum, tag) => (tag === NEVER_WRITTEN || tag === SHARED ? sum : sum + 1),
+      0,
+    );
+  }
+
+  get sharedPages(): number {
+    return this.#sharedPages;
+  }
+
+  share(page: number): void {
+    if (this.tags[page] === SHARED) return;
+    this.#blocks.delete(page);
+    this.tags[page] = SHARED;
+    this.#sharedPages++;
+  }
+
+  /** @param tag the key that all of the page is under, or {@link NEVER_WRITTEN} */
+  makePrivate(page: number, tag: KeyTag | typeof NEVER_WRITTEN): void {
+    if (this.tags[page] === SHARED) this.#sharedPages--;
+    this.#blocks.delete(page);
+    this.tags[page] = tag;
   }
 
   /** The key of each block of a mixed page. @throws Error where the page is not mixed */
@@ -36,18 +60,24 @@ export class PageKeys {
     throw new Error(`expected page ${page} under several keys, got one under one`);
   }
 
-  /** Whole pages, from `first` up to `after`. */
+  /** Whole pages were written, from `first` up to `after`. Those that are shared stay so. */
   set(first: number, after: number, tag: KeyTag): void {
+    if (this.#sharedPages > 0) {
+      for (let page = first; page < after; page++) {
+        if (this.tags[page] !== SHARED) this.makePrivate(page, tag);
+      }
+      return;
+    }
     if (this.#blocks.size > 0) {
       for (let page = first; page < after; page++) this.#blocks.delete(page);
     }
     this.tags.fill(tag, first, after);
   }
 
-  /** Blocks of a page that was written before, from `first` up to `after`. */
+  /** Blocks of a page that is no new one were written, from `first` up to `after`. */
   setBlocks(page: number, first: number, after: number, tag: KeyTag): void {
     const before = this.tags[page];
-    if (before === tag) return;
+    if (before === tag || before === SHARED) return;
     const blocks =
       this.#blocks.get(page) ?? new Uint32Array(BLOCKS_PER_PAGE).fill(before ?? NEVER_WRITTEN);
     blocks.fill(tag, first, after);

@@ -49,6 +49,8 @@ interface Entry {
   readonly bytes: number;
   /** One opener at a time has the DMA port: the gate's entries are one process's. */
   dmaOpen: boolean;
+  /** Its memory is gone; a name is all that is left, until it is unlinked. */
+  removed: boolean;
 }
 
 /** The scatter file of a RAM file: what is written to it are the bytes of many DMA writes. */
@@ -72,14 +74,16 @@ export function errorsName(name: string): string {
  * that no one counted would be in the cache: so what is not a direct access is the CPU's port.
  */
 export class RamFileSystem implements FuseFileSystem {
-  readonly #entries: Entry[] = [];
+  /** By node. A node's number is never another file's: the kernel may still have the old one open. */
+  readonly #entries = new Map<number, Entry>();
+  #nextNode = ROOT_NODE + 1;
   readonly #uid = process.getuid?.() ?? 0;
   readonly #gid = process.getgid?.() ?? 0;
   readonly #encoder = new TextEncoder();
 
   /** @throws Error where there is a file of that name. */
   add(name: string, file: SealedFile): void {
-    if (this.#entries.some((entry) => entry.name === name)) {
+    if (this.#named(name) !== undefined) {
       throw new Error(`expected a new RAM file, got a second ${name}`);
     }
     this.#add(name, file, 'memory');
@@ -87,10 +91,18 @@ export class RamFileSystem implements FuseFileSystem {
     this.#add(errorsName(name), file, 'errors');
   }
 
+  /**
+   * Takes the memory away from a RAM file and those beside it. Whoever has them open finds no byte in them
+   * any more; whoever looks for them may unlink their names, with which the kernel lets go of its cache.
+   */
+  remove(file: SealedFile): void {
+    for (const entry of this.#entries.values()) if (entry.file === file) entry.removed = true;
+  }
+
   #add(name: string, file: SealedFile, holds: Entry['holds']): void {
-    const node = ROOT_NODE + 1 + this.#entries.length;
+    const node = this.#nextNode++;
     const bytes = holds === 'scatter' ? MAX_TRANSFER_BYTES : file.bytes;
-    this.#entries.push({ node, name, file, holds, bytes, dmaOpen: false });
+    this.#entries.set(node, { node, name, file, holds, bytes, dmaOpen: false, removed: false });
   }
 
   read(
@@ -146,6 +158,8 @@ export class RamFileSystem implements FuseFileSystem {
         return node === ROOT_NODE ? OPEN_OUT_BYTES : -ENOTDIR;
       case Opcode.READDIR:
         return this.#readDirectory(request, answer);
+      case Opcode.UNLINK:
+        return this.#unlink(request);
       case Opcode.STATFS:
         return STATFS_OUT_BYTES;
       // Data is in DRAM as soon as its WRITE is answered: nothing is left to flush.
@@ -158,21 +172,29 @@ export class RamFileSystem implements FuseFileSystem {
     }
   }
 
+  /** A file that has its memory. */
   #entry(node: number): Entry | undefined {
-    return this.#entries[node - ROOT_NODE - 1];
+    const entry = this.#entries.get(node);
+    return entry?.removed ? undefined : entry;
+  }
+
+  #named(name: string): Entry | undefined {
+    for (const entry of this.#entries.values()) if (entry.name === name) return entry;
+    return undefined;
+  }
+
+  /** Only of what has no memory any more: RAM is not to be lost by an rm. */
+  #unlink(request: FuseRequest): number {
+    const entry = request.node === ROOT_NODE ? this.#named(nameIn(request)) : undefined;
+    if (entry === undefined) return -ENOENT;
+    if (!entry.removed) return -EPERM;
+    this.#entries.delete(entry.node);
+    return 0;
   }
 
   #lookup(request: FuseRequest, answer: DataView): number {
     if (request.node !== ROOT_NODE) return -ENOTDIR;
-    const { buffer, byteOffset, byteLength } = request.bytes;
-    const bytes = new Uint8Array(
-      buffer,
-      byteOffset + IN_HEADER_BYTES,
-      byteLength - IN_HEADER_BYTES,
-    );
-    const end = bytes.indexOf(0);
-    const name = new TextDecoder().decode(bytes.subarray(0, end < 0 ? bytes.length : end));
-    const entry = this.#entries.find((candidate) => candidate.name === name);
+    const entry = this.#named(nameIn(request));
     if (entry === undefined) return -ENOENT;
     answer.setBigUint64(0, BigInt(entry.node), true);
     answer.setBigUint64(16, ATTRIBUTES_VALID_SECONDS, true);
@@ -237,7 +259,7 @@ export class RamFileSystem implements FuseFileSystem {
     const names = [
       { node: ROOT_NODE, name: '.', type: DT_DIR },
       { node: ROOT_NODE, name: '..', type: DT_DIR },
-      ...this.#entries.map(({ node, name }) => ({ node, name, type: DT_REG })),
+      ...[...this.#entries.values()].map(({ node, name }) => ({ node, name, type: DT_REG })),
     ];
     let at = 0;
     for (const [index, { node, name, type }] of names.entries()) {
@@ -248,4 +270,11 @@ export class RamFileSystem implements FuseFileSystem {
     }
     return at;
   }
+}
+
+/** The name behind the header, which a NUL ends. */
+function nameIn({ bytes: { buffer, byteOffset, byteLength } }: FuseRequest): string {
+  const bytes = new Uint8Array(buffer, byteOffset + IN_HEADER_BYTES, byteLength - IN_HEADER_BYTES);
+  const end = bytes.indexOf(0);
+  return new TextDecoder().decode(bytes.subarray(0, end < 0 ? bytes.length : end));
 }

@@ -1,10 +1,12 @@
-import { copyFromAddress } from '../../ffi/libc.ts';
+import { copyFromAddress, explicitBzero } from '../../ffi/libc.ts';
+import { IN_CLEAR } from '../../keys/key-slot.ts';
 import type { SlotKeys } from '../../keys/key-table.ts';
 import type { VmId } from '../../keys/vm-id.ts';
-import type { DmaGate } from '../dma-gate.ts';
-import { GateOutcome } from '../dma-gate.ts';
+import { Becomes, type DmaGate, GateOutcome } from '../dma-gate.ts';
 import { EACCES, EAGAIN, EIO } from '../fuse/errno.ts';
 import type { Dram } from './dram.ts';
+
+const PAGE_BYTES = 4096;
 
 /** What one VM's memory did, for doctor, benchmarks and tests. */
 export interface SealedFileCounters {
@@ -22,6 +24,8 @@ export interface SealedFileCounters {
   dmaRetries: number;
   /** Bits of DRAM that were flipped on demand. */
   flips: number;
+  /** Pages that were made shared or private. */
+  convertedPages: number;
   /** Accesses refused because their slot's key may not be used. */
   slotRefusals: number;
 }
@@ -33,8 +37,9 @@ export interface KeySource {
 }
 
 /**
- * One VM's RAM: the CPU's port (cache fills and write-backs under the VM's own slot) and the DMA
- * port (under the slot that the IOMMU resolved), both onto the same DRAM.
+ * One VM's RAM: the CPU's port (cache fills and write-backs, each page as it is held: under the VM's own
+ * slot, or in the clear) and the DMA port (under the slot that the IOMMU resolved, or under none), both onto
+ * the same DRAM. See shared-pages.ts.
  * Results are a count of bytes, or minus an errno.
  */
 export class SealedFile {
@@ -50,6 +55,7 @@ export class SealedFile {
     dmaScatters: 0,
     dmaRetries: 0,
     flips: 0,
+    convertedPages: 0,
     slotRefusals: 0,
   };
   readonly dram: Dram;
@@ -74,31 +80,45 @@ export class SealedFile {
   fill(offset: number, length: number, into: number): number {
     const bytes = Math.min(length, this.bytes - offset);
     if (bytes <= 0) return 0;
-    const keys = this.#keys.keysFor(this.#cpuSlot, this.vm);
-    if (keys === undefined) return this.#refuse(EIO);
+    const keys = this.#ownKeys;
+    const sharing = this.dram.sharing(offset, bytes);
+    if (keys === undefined && sharing !== 'all') return this.#refuse(EIO);
     this.#gate.filled(offset, bytes);
-    this.dram.read(keys, offset, bytes, into);
+    if (keys !== undefined && sharing === 'none') this.dram.read(keys, offset, bytes, into);
+    else this.#readAsHeld(keys, offset, bytes, into);
     this.counters.fills++;
-    this.counters.filledPages += Math.ceil(bytes / 4096);
+    this.counters.filledPages += Math.ceil(bytes / PAGE_BYTES);
     return bytes;
   }
 
   writeBack(offset: number, length: number, from: number): number {
     if (offset + length > this.bytes) return -EIO;
-    const keys = this.#keys.keysFor(this.#cpuSlot, this.vm);
-    if (keys === undefined) return this.#refuse(EIO);
-    this.dram.write(keys, offset, length, from);
+    const keys = this.#ownKeys;
+    const sharing = this.dram.sharing(offset, length);
+    if (keys === undefined && sharing !== 'all') return this.#refuse(EIO);
+    if (keys !== undefined && sharing === 'none') this.dram.write(keys, offset, length, from);
+    else this.#writeAsHeld(keys, offset, length, from);
     this.counters.writeBacks++;
-    this.counters.writtenBackPages += Math.ceil(length / 4096);
+    this.counters.writtenBackPages += Math.ceil(length / PAGE_BYTES);
     return length;
   }
 
   dmaRead(offset: number, length: number, into: number): number {
     const entry = this.#gate.find(offset, length);
     if (entry < 0 || offset + length > this.bytes) return -EIO;
-    const keys = this.#keys.keysFor(this.#gate.slot(entry), this.vm);
-    if (keys === undefined) return this.#refuseDma(entry);
-    this.dram.read(keys, offset, length, into);
+    const becomes = this.#gate.becomes(entry);
+    if (becomes !== Becomes.same) {
+      explicitBzero(into, length);
+      return this.#convert(entry, becomes, offset, length, true);
+    }
+    const slot = this.#gate.slot(entry);
+    if (slot === IN_CLEAR) {
+      this.dram.readClear(offset, length, into);
+    } else {
+      const keys = this.#keys.keysFor(slot, this.vm);
+      if (keys === undefined) return this.#refuseDma(entry);
+      this.dram.read(keys, offset, length, into);
+    }
     this.counters.dmaReads++;
     this.#gate.settle(entry, GateOutcome.done);
     return length;
@@ -129,7 +149,7 @@ export class SealedFile {
   /** Flips the bits that are set in the one byte at `from`, in the byte of DRAM at `offset`. */
   flip(offset: number, length: number, from: number): number {
     if (length !== 1 || offset >= this.bytes) return -EIO;
-    const keys = this.#keys.keysFor(this.#cpuSlot, this.vm);
+    const keys = this.#ownKeys;
     if (keys === undefined) return this.#refuse(EIO);
     const mask = new Uint8Array(1);
     copyFromAddress(mask, from);
@@ -140,17 +160,62 @@ export class SealedFile {
 
   #dmaWrite(entry: number, offset: number, length: number, from: number): number {
     if (offset + length > this.bytes) return -EIO;
-    const keys = this.#keys.keysFor(this.#gate.slot(entry), this.vm);
-    if (keys === undefined) return this.#refuseDma(entry);
+    const becomes = this.#gate.becomes(entry);
+    const slot = this.#gate.slot(entry);
+    const clear = slot === IN_CLEAR;
+    const keys = clear ? this.#ownKeys : this.#keys.keysFor(slot, this.vm);
+    // Without a key there is no writing to private pages in the clear: some may be new (Dram.writeClear).
+    const needsKeys =
+      becomes === Becomes.same && !(clear && this.dram.sharing(offset, length) === 'all');
+    if (keys === undefined && needsKeys) return this.#refuseDma(entry);
     if (!this.#gate.undisturbed(entry, offset, length)) {
       this.counters.dmaRetries++;
       this.#gate.settle(entry, GateOutcome.refilled);
       return -EAGAIN;
     }
-    this.dram.write(keys, offset, length, from);
+    if (becomes !== Becomes.same) return this.#convert(entry, becomes, offset, length, false);
+    if (clear || keys === undefined) this.dram.writeClear(keys, offset, length, from);
+    else this.dram.write(keys, offset, length, from);
     this.counters.dmaWrites++;
     this.#gate.settle(entry, GateOutcome.done);
     return length;
+  }
+
+  /** Whole pages, whose content is kept, or discarded for zeros. */
+  #convert(entry: number, becomes: number, offset: number, length: number, keep: boolean): number {
+    if (offset % PAGE_BYTES !== 0 || length % PAGE_BYTES !== 0) return -EIO;
+    const keys = keep ? this.#ownKeys : undefined;
+    if (keep && keys === undefined) return this.#refuseDma(entry);
+    const first = offset / PAGE_BYTES;
+    const after = first + length / PAGE_BYTES;
+    if (becomes === Becomes.shared) this.dram.share(keys, first, after);
+    else this.dram.unshare(keys, first, after);
+    this.counters.convertedPages += after - first;
+    this.#gate.settle(entry, GateOutcome.done);
+    return length;
+  }
+
+  #readAsHeld(keys: SlotKeys | undefined, offset: number, length: number, into: number): void {
+    const { dram } = this;
+    dram.runs(offset, length, (shared, at, bytes) => {
+      const target = into + (at - offset);
+      if (shared || keys === undefined) dram.readClear(at, bytes, target);
+      else dram.read(keys, at, bytes, target);
+    });
+  }
+
+  #writeAsHeld(keys: SlotKeys | undefined, offset: number, length: number, from: number): void {
+    const { dram } = this;
+    dram.runs(offset, length, (shared, at, bytes) => {
+      const source = from + (at - offset);
+      if (shared || keys === undefined) dram.writeClear(undefined, at, bytes, source);
+      else dram.write(keys, at, bytes, source);
+    });
+  }
+
+  /** Of the slot that the CPU's port goes through, where that serves. */
+  get #ownKeys(): SlotKeys | undefined {
+    return this.#keys.keysFor(this.#cpuSlot, this.vm);
   }
 
   #refuseDma(entry: number): number {

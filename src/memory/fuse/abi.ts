@@ -18,6 +18,7 @@ export const Opcode = {
   FORGET: 2,
   GETATTR: 3,
   SETATTR: 4,
+  UNLINK: 10,
   OPEN: 14,
   READ: 15,
   WRITE: 16,

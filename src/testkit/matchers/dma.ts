@@ -100,7 +100,9 @@ function reaches({ pieces }: DmaEvent, address: bigint): boolean {
 
 function showDma({ direction, bytes, iova, pieces }: DmaEvent): string {
   const places = pieces.map(
-    (piece) => `${piece.gpa} (${piece.private ? `slot ${piece.slot}` : 'not encrypted'})`,
+    (piece) =>
+      `${piece.gpa} (${piece.private ? `slot ${piece.slot}` : 'not encrypted'}` +
+      `${piece.crosses ? `, its pages are ${piece.private ? 'shared' : 'private'}` : ''})`,
   );
   return `${direction} of ${bytes} bytes at ${iova}, to ${places.join(', ')}`;
 }

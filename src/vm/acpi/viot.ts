@@ -2,7 +2,8 @@ import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 
 /**
  * The Virtual I/O Translation table: which functions stand behind which virtio-iommu (ACPI 6.5
- * §5.2.34; field names as in Linux's include/acpi/actbl3.h). Endpoint IDs are requester IDs.
+ * §5.2.34; field names as in Linux's include/acpi/actbl3.h). Endpoint IDs are requester IDs as the host has
+ * them: a guest sees its functions on segment 0, the host has a segment for each VM.
  */
 
 const HEADER_BYTES = 36;
@@ -19,9 +20,14 @@ const VIRTIO_IOMMU_PCI_BYTES = 16;
  * that no function is named that is not among them.
  *
  * @param iommu the virtio-iommu's own function, which never is an endpoint of its own
+ * @param hostSegment what comes before the guest's requester IDs in endpoint IDs
  * @throws RangeError where it is among them
  */
-export function viotTable(iommu: RequesterId, endpoints: readonly RequesterId[]): Uint8Array {
+export function viotTable(
+  iommu: RequesterId,
+  endpoints: readonly RequesterId[],
+  hostSegment = 0,
+): Uint8Array {
   if (endpoints.includes(iommu)) {
     throw new RangeError(
       `expected endpoints other than the IOMMU, got ${formatRequesterId(iommu)} among them`,
@@ -53,7 +59,7 @@ export function viotTable(iommu: RequesterId, endpoints: readonly RequesterId[])
   for (const { first, last } of ranges) {
     bytes[node] = NODE_PCI_RANGE;
     u16(node + 2, PCI_RANGE_BYTES);
-    view.setUint32(node + 4, first, true); // endpoint_start
+    view.setUint32(node + 4, hostSegment * 0x10000 + first, true); // endpoint_start
     u16(node + 8, segment(first)); // segment_start
     u16(node + 10, segment(last)); // segment_end
     u16(node + 12, first & 0xffff); // bdf_start

@@ -126,7 +126,7 @@ describe.skipIf(missing !== undefined)(
       await machine.addSlot(keySlot(2), vmId(2));
       writeSync(ram, Buffer.alloc(64, 0x33), 0, 64, 4096);
       edu.buffer.fill(0xa5);
-      table.set(plugged.rid, { ...entry, slot: keySlot(2) });
+      table.set(plugged.rid, { ...entry, slotFrom: 'device-table', slot: keySlot(2) });
       await transfer(client, false, 4096, 64);
       table.delete(plugged.rid);
       await transfer(client, false, 4096, 64);

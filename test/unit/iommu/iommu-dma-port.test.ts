@@ -10,7 +10,7 @@ import {
 } from '../../../src/iommu/domain.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
 import { DMA_MAX_BYTES, type IommuDmaPort } from '../../../src/iommu/iommu-dma-port.ts';
-import { keySlot } from '../../../src/keys/key-slot.ts';
+import { type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
 import type { GuestMemory } from '../../../src/memory/guest-memory.ts';
 import { gpa, MemoryError } from '../../../src/memory/guest-memory.ts';
@@ -26,16 +26,17 @@ import { FourSlots, nativeMemory } from './bench-memory.ts';
 const RID = parseRequesterId('00:04.0');
 const BYTES = 64 * 1024;
 
-function setUp(change: Partial<DeviceTableEntry> = {}, memory?: GuestMemory) {
+/** Parts of an entry: those that only one way of finding the slot has cannot be mixed. */
+type Change = Partial<Pick<DeviceTableEntry, 'domain' | 'rights'>> &
+  ({ slot?: KeySlot } | { slotFrom: 'translation'; slot?: undefined });
+
+function setUp(change: Change = {}, memory?: GuestMemory) {
   const iommu = new Iommu(new FourSlots());
   const native = nativeMemory(BYTES);
   const entry: DeviceTableEntry = {
-    domain: new IdentityDomain(iommu.newDomainId()),
-    vm: vmId(1),
-    slot: keySlot(1),
-    rights: 'read-write',
-    ...change,
-  };
+    ...{ domain: new IdentityDomain(iommu.newDomainId()), vm: vmId(1), rights: 'read-write' },
+    ...{ slot: keySlot(1), ...change },
+  } as DeviceTableEntry;
   iommu.table.set(RID, entry);
   const port = iommu.port(RID, memory ?? native.memory);
   port.busMaster = true;
@@ -116,7 +117,7 @@ describe('what is refused', () => {
   });
 
   test('the record names the slot that was resolved, of the entry or the translation, and its generation', () => {
-    const record = (change: Partial<DeviceTableEntry>) => {
+    const record = (change: Parameters<typeof setUp>[0]) => {
       const { port, iommu } = setUp(change);
       reasonOf(() => port.readInto(0x1000, new Uint8Array(16)));
       return iommu.faults.records[0];
@@ -133,7 +134,9 @@ describe('what is refused', () => {
       },
     };
     const reason = 'slot-of-another-vm';
-    expect(record({ domain })).toMatchObject({ reason, slot: 2, generation: 20 });
+    expect(record({ domain, slotFrom: 'translation', slot: undefined })).toMatchObject({
+      ...{ reason, slot: 2, generation: 20 },
+    });
   });
 
   test('any range that leaves memory, whole', () => {
@@ -159,6 +162,7 @@ describe('what is refused', () => {
     const broken: GuestMemory = {
       mode: 'sealed',
       permits: () => true,
+      crosses: () => false,
       read: (_address, _slot, into) => {
         into[0] = 0x99;
         throw new MemoryError('expected an answer, got none');
@@ -238,13 +242,17 @@ class ShuffledPages implements Domain {
     into.address = gpa(ShuffledPages.page(page) * 4096 + (iova % 4096));
     into.length = 4096 - (iova % 4096);
     into.rights = page % 8 === 7 ? 'read' : 'read-write';
-    into.slot = page % 8 === 3 ? keySlot(3) : undefined;
+    into.slot = page % 8 === 3 ? keySlot(3) : keySlot(1);
     return undefined;
   }
 
   static page(page: number): number {
     return (page * 7) % (BYTES / 4096);
   }
+}
+
+function shuffled(): Change {
+  return { domain: new ShuffledPages(), slotFrom: 'translation', slot: undefined };
 }
 
 function access(iova: Iova, length: number, fill = 0): DmaAccess {
@@ -264,8 +272,7 @@ describe('batches', () => {
         fc.array(anAccess, { maxLength: 40 }),
         fc.constantFrom('read' as const, 'write' as const),
         (wanted, direction) => {
-          const domain = new ShuffledPages();
-          const [one, many] = [setUp({ domain }), setUp({ domain })];
+          const [one, many] = [setUp(shuffled()), setUp(shuffled())];
           for (const { bytes } of [one, many]) {
             for (let i = 0; i < BYTES; i++) bytes[i] = (i * 31) >> 3;
           }
@@ -308,7 +315,7 @@ describe('batches', () => {
   });
 
   test('a batch of more segments than go to memory at once is done whole', () => {
-    const { port, bytes, iommu } = setUp({ domain: new ShuffledPages() });
+    const { port, bytes, iommu } = setUp(shuffled());
     for (let page = 0; page < BYTES / 4096; page++) {
       bytes.fill(page + 1, ShuffledPages.page(page) * 4096, (ShuffledPages.page(page) + 1) * 4096);
     }
@@ -328,6 +335,7 @@ describe('batches', () => {
     const some: GuestMemory = {
       mode: 'sealed',
       permits: () => true,
+      crosses: () => false,
       read: () => {},
       write: () => {},
       readBatch: (runs, count) => {
@@ -340,7 +348,7 @@ describe('batches', () => {
       writeBatch: (runs, count) => some.readBatch(runs, count),
     };
     // Page p lies at 7 p: odd pages fail.
-    const { port, iommu } = setUp({ domain: new ShuffledPages() }, some);
+    const { port, iommu } = setUp(shuffled(), some);
     const accesses = [access(0, 100), access(4096, 100), access(0x1000, 3), access(0x2000, 5)];
     const scattered = access(4000, 2 * 4096 + 50);
     expect(port.readBatch(accesses, 4)).toBe(2);

@@ -3,9 +3,9 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Iommu } from '../../../src/iommu/iommu.ts';
 import { MappedDomain } from '../../../src/iommu/mapped-domain.ts';
-import { keySlot } from '../../../src/keys/key-slot.ts';
+import { IN_CLEAR, isInClear, keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
-import { gpa } from '../../../src/memory/guest-memory.ts';
+import { type GuestMemory, gpa } from '../../../src/memory/guest-memory.ts';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 import { type DmaEvent, Trace, type TraceOptions } from '../../../src/trace/index.ts';
 import { FourSlots, nativeMemory } from '../iommu/bench-memory.ts';
@@ -116,6 +116,39 @@ test('plain memory is told as such', () => {
   port.readInto(0, new Uint8Array(1));
   expect(dmaOf(trace)[0]?.pieces).toMatchObject([{ private: false }]);
   expect(trace.header.memory).toBe('plain');
+});
+
+test('a piece in the clear has no slot, and one that meets pages of the other kind says so, as no fault', () => {
+  const { iommu, trace } = setUp();
+  const { memory } = native;
+  const half: GuestMemory = {
+    mode: 'sealed',
+    permits: () => true,
+    // As if the second page alone were shared.
+    crosses: (slot, address) => isInClear(slot) !== address >= 3 * PAGE,
+    read: (address, slot, into) => memory.read(address, slot, into),
+    write: (address, slot, from) => memory.write(address, slot, from),
+    readBatch: (runs, count) => memory.readBatch(runs, count),
+    writeBatch: (runs, count) => memory.writeBatch(runs, count),
+  };
+  const table = iommu.hostDomain();
+  table.map({ start: 0, bytes: PAGE, address: gpa(PAGE) });
+  table.map({ start: PAGE, bytes: PAGE, address: gpa(3 * PAGE) });
+  table.map({ start: 2 * PAGE, bytes: PAGE, address: gpa(3 * PAGE), slot: IN_CLEAR });
+  iommu.table.set(RID, { domain: table, vm: vmId(1), slot: keySlot(1), rights: 'read-write' });
+  const port = iommu.port(RID, half);
+  port.busMaster = true;
+  port.readInto(PAGE - 8, new Uint8Array(16));
+  port.readInto(2 * PAGE, new Uint8Array(8));
+  expect(trace.events.map(({ kind }) => kind)).toEqual(['dma', 'dma']);
+  expect(dmaOf(trace).map(({ pieces }) => pieces)).toEqual([
+    [
+      { gpa: '0x1ff8', bytes: 8, slot: 1, private: true },
+      { gpa: '0x3000', bytes: 8, slot: 1, private: true, crosses: true },
+    ],
+    [{ gpa: '0x3000', bytes: 8, private: false }],
+  ]);
+  expect(iommu.faults.records).toMatchObject([{ reason: 'page-is-shared', refused: false }]);
 });
 
 test('each access of a batch is told by itself, refused ones as faults', () => {

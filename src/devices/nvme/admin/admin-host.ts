@@ -1,6 +1,7 @@
 import type { Command } from '../command.ts';
 import type { Namespace } from '../namespace.ts';
 import type { Outcome, Status } from '../status.ts';
+import type { SubsystemPlace } from '../subsystem-place.ts';
 
 /**
  * What the admin commands need of the controller they belong to. The controller implements it; a
@@ -11,6 +12,7 @@ export interface AdminHost {
   /** By rising NSID; all of them are attached. */
   readonly namespaces: readonly Namespace[];
   readonly serialNumber: string;
+  readonly place: SubsystemPlace;
   /** NVMe qualified name of the subsystem. */
   readonly subsystemNqn: string;
   /** I/O submission and completion queues that it has room for, each. */

@@ -6,9 +6,6 @@
 /** Identify's VER and the VS register: 1.4.0 (§3.1.2). */
 export const VERSION = 0x0001_0400;
 
-/** CNTLID: the one controller of its subsystem. */
-export const CONTROLLER_ID = 1;
-
 /** Asynchronous Event Requests that may be outstanding (AERL + 1). */
 export const EVENT_REQUESTS_MAX = 4;
 

@@ -2,7 +2,6 @@ import { SGL_SUPPORT } from '../data-pointer/sgl.ts';
 import type { AdminHost } from './admin-host.ts';
 import {
   ABORTS_MAX,
-  CONTROLLER_ID,
   CRITICAL_TEMPERATURE,
   ERROR_LOG_ENTRIES,
   EVENT_REQUESTS_MAX,
@@ -90,6 +89,8 @@ const VWC = { present: 1 << 0, flushesAll: 3 << 1 };
 const FRMW = { slot1ReadOnly: 1 << 0, oneSlot: 1 << 1 };
 const NWPC = { writeProtect: 1 << 0 };
 const IO_CONTROLLER = 1;
+/** Bit 1: the subsystem has several controllers; bit 2: this one is a virtual function's. */
+const CMIC = { only: 0, primary: 1 << 1, secondary: (1 << 1) | (1 << 2) };
 
 /** CAP.MPSMIN as bytes: the unit of MDTS. */
 const PAGE_BYTES = 4096;
@@ -115,7 +116,8 @@ export function identifyControllerData(host: AdminHost, pci: PciVendor): Uint8Ar
     fr: FIRMWARE_REVISION,
     ieee: IEEE_OUI,
     mdts: Math.log2(host.transferBytesMax / PAGE_BYTES),
-    cntlid: CONTROLLER_ID,
+    cmic: CMIC[host.place.role],
+    cntlid: host.place.controllerId,
     ver: VERSION,
     rtd3e: SHUTDOWN_MICROSECONDS,
     oaes: OAES.namespaceAttributes,

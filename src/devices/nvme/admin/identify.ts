@@ -2,7 +2,7 @@ import type { Command } from '../command.ts';
 import type { Namespace } from '../namespace.ts';
 import { type Outcome, Status } from '../status.ts';
 import type { AdminAnswer, AdminHost } from './admin-host.ts';
-import { BROADCAST_NSID, CONTROLLER_ID } from './capabilities.ts';
+import { BROADCAST_NSID } from './capabilities.ts';
 import { identifyControllerData, type PciVendor } from './identify-controller.ts';
 import { blocksInUse, identifyNamespaceData } from './identify-namespace.ts';
 import {
@@ -12,6 +12,7 @@ import {
 } from './namespace-identifiers.ts';
 import { namespaceOf } from './namespace-lookup.ts';
 import type { ResetCount } from './reset-count.ts';
+import { primaryControllerData, secondaryControllerData } from './secondary-controllers.ts';
 import { list, structure, u16, u32 } from './structure.ts';
 
 /** Controller or Namespace Structure, NVMe 1.4 §5.15.1: those answered here. */
@@ -24,6 +25,8 @@ const Cns = {
   allocatedNamespace: 0x11,
   attachedControllers: 0x12,
   controllers: 0x13,
+  primaryController: 0x14,
+  secondaryControllers: 0x15,
 } as const;
 
 /** Namespace List (§4): NSIDs by rising value, ended by a 0 where they are fewer than 1024. */
@@ -71,7 +74,13 @@ export class Identify {
       case Cns.attachedControllers:
         return this.#attachedControllers(command);
       case Cns.controllers:
-        return this.#controllerList(command);
+        return this.#controllerList(command, this.#allControllers());
+      case Cns.primaryController:
+        return this.#ofPrimary(command, () => primaryControllerData(this.#host.place));
+      case Cns.secondaryControllers:
+        return this.#ofPrimary(command, () =>
+          secondaryControllerData(this.#host.place, command.dword(10) >>> 16),
+        );
       default:
         return { status: Status.invalidField };
     }
@@ -117,12 +126,25 @@ export class Identify {
   #attachedControllers(command: Command): Outcome {
     if (command.nsid === BROADCAST_NSID) return { status: Status.invalidField };
     if (this.#find(command.nsid) === undefined) return { status: Status.invalidNamespaceOrFormat };
-    return this.#controllerList(command);
+    return this.#controllerList(command, [this.#host.place.controllerId]);
   }
 
-  /** CNS 13h: those with an identifier of at least CNTID (dword 10 bits 31:16). */
-  #controllerList(command: Command): Outcome {
-    const identifiers = command.dword(10) >>> 16 <= CONTROLLER_ID ? [CONTROLLER_ID] : [];
+  /** A virtual function knows of itself alone: the others are other VMs'. */
+  #allControllers(): number[] {
+    const { controllerId, secondaries } = this.#host.place;
+    return [controllerId, ...secondaries.map((secondary) => secondary.controllerId)];
+  }
+
+  /** CNS 14h and 15h are the primary controller's. */
+  #ofPrimary(command: Command, data: () => Uint8Array): Outcome {
+    if (this.#host.place.role !== 'primary') return { status: Status.invalidField };
+    return this.#send(command, data());
+  }
+
+  /** CNS 13h: those with an identifier of at least CNTID (dword 10 bits 31:16), by rising identifier. */
+  #controllerList(command: Command, all: readonly number[]): Outcome {
+    const least = command.dword(10) >>> 16;
+    const identifiers = all.filter((identifier) => identifier >= least);
     return this.#send(command, controllerList.write({ count: identifiers.length, identifiers }));
   }
 

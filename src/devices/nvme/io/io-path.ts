@@ -2,6 +2,7 @@ import type { DmaPort } from '../../../pci/index.ts';
 import type { StorageBuffers, StorageError } from '../../../storage/block-storage.ts';
 import { FETCH, type PointerStep } from '../data-pointer/pointer-step.ts';
 import { DmaBatch } from '../dma-batch.ts';
+import type { NamespaceGate } from '../namespace-gate.ts';
 import type { SubmissionQueue } from '../queue/submission-queue.ts';
 import { Status } from '../status.ts';
 import { statusField } from '../status-field.ts';
@@ -45,6 +46,8 @@ export class IoPath {
   readonly #host: IoPathHost;
   readonly #commands: CommandPool;
   readonly #accounts: IoAccounts;
+  /** By NSID. */
+  readonly #gateOf: (NamespaceGate | undefined)[] = [];
   #life = 0;
   /** Taken from their queues in this turn. */
   readonly #started: IoCommand[] = [];
@@ -75,6 +78,7 @@ export class IoPath {
     this.#host = host;
     this.#commands = new CommandPool(host.buffers, this.#storageDone);
     this.#accounts = new IoAccounts(host);
+    for (const gate of host.gates) this.#gateOf[gate.namespace.nsid] = gate;
   }
 
   /** Commands that may be taken now. None overtake those that wait for memory. */
@@ -205,8 +209,12 @@ export class IoPath {
       command.entered = true;
       return Status.success;
     }
-    const gate = gates[nsid - 1];
-    if (gate === undefined) return Status.invalidNamespaceOrFormat;
+    const gate = this.#gateOf[nsid];
+    if (gate === undefined) {
+      // Valid and not active: NVMe 1.4 §6.1.5.
+      const inactive = nsid > 0 && nsid < this.#gateOf.length;
+      return inactive ? Status.invalidField : Status.invalidNamespaceOrFormat;
+    }
     if (gate.closed) return Status.formatInProgress;
     command.gate = gate;
     gate.enter();

@@ -14,6 +14,7 @@ function fault(reason: FaultReason, direction: 'read' | 'write', iova: Iova): Fa
     slot: undefined,
     generation: undefined,
     length: 4,
+    refused: true,
   };
   return { rid, reason, direction, iova, ...rest };
 }

@@ -1,6 +1,7 @@
 /** Requests, one by one: each gets the status that virtio 1.2 §5.13.6 names, and does what it says. */
 import { describe, expect, test } from 'vitest';
 import { DmaAbort } from '../../../../src/pci/dma-port.ts';
+import type { RequesterId } from '../../../../src/pci/requester-id.ts';
 import { bytesOf, ENDPOINTS, PAGE, setUp } from './iommu-bench.ts';
 
 const [first = 0, second = 0] = ENDPOINTS;
@@ -38,6 +39,19 @@ describe('ATTACH', () => {
     expect(ask(bytesOf.attach(8, second))).toBe(OK);
     expect(domains).toMatchObject({ domains: 1, mappings: 0 });
     expect(ask(bytesOf.map(7, 0n, PAGE - 1n, 0n))).toBe(NOENT);
+  });
+
+  test('an endpoint that is taken out is unknown, and ends its domain as the last one', () => {
+    const { domains, ask } = setUp();
+    for (const endpoint of [first, second]) expect(ask(bytesOf.attach(7, endpoint))).toBe(OK);
+    expect(ask(bytesOf.map(7, 0n, PAGE - 1n, 0n))).toBe(OK);
+    domains.removeEndpoint(first as RequesterId);
+    expect(domains).toMatchObject({ domains: 1, mappings: 1 });
+    expect(ask(bytesOf.attach(7, first))).toBe(NOENT);
+    domains.removeEndpoint(second as RequesterId);
+    expect(domains).toMatchObject({ domains: 0, mappings: 0 });
+    domains.removeEndpoint(second as RequesterId);
+    domains.reset();
   });
 
   test('shares a domain between its endpoints', () => {

@@ -4,6 +4,10 @@ import { Command } from '../../../../src/devices/nvme/command.ts';
 import { Namespace } from '../../../../src/devices/nvme/namespace.ts';
 import { type Outcome, Status } from '../../../../src/devices/nvme/status.ts';
 import {
+  ONLY_CONTROLLER,
+  type SubsystemPlace,
+} from '../../../../src/devices/nvme/subsystem-place.ts';
+import {
   type BlockStorage,
   StorageError,
   type StorageKind,
@@ -110,6 +114,7 @@ export function turn(): Promise<void> {
 export class HostDouble implements AdminHost {
   namespaces: readonly Namespace[];
   serialNumber = 'SB0001';
+  place: SubsystemPlace = ONLY_CONTROLLER;
   subsystemNqn = 'nqn.2026-11.example:sealbus';
   ioQueuesMax = 16;
   msixVectors = 17;

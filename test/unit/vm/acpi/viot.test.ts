@@ -86,6 +86,18 @@ describe('a function', () => {
   );
 });
 
+test.each([
+  [1, '00:04.0', '0001:00:04.0'],
+  [0xfffe, '00:1c.7', 'fffe:00:1c.7'],
+])(
+  'on host segment %i, %s of the guest has the host’s requester ID as endpoint ID',
+  (segment, address, rid_) => {
+    const table = viotTable(rid('00:03.0'), [rid(address)], segment);
+    expect(endpointOf(table, rid(address))).toBe(rid(rid_));
+    expect(parse(table).nodes[0]).toMatchObject({ segment: 0, bdf: 0x18 });
+  },
+);
+
 test('the IOMMU cannot stand behind itself', () => {
   expect(() => viotTable(rid('00:03.0'), [rid('00:03.0')])).toThrow(RangeError);
 });

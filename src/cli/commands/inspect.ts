@@ -1,0 +1,37 @@
+import { Command } from 'commander';
+import type { VmDescription } from '../../serve/control/operations.ts';
+import { columns } from '../columns.ts';
+import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
+
+export function inspectCommand(): Command {
+  return new Command('inspect')
+    .description('show one VM of sealbus serve: functions, bindings, keys, and its QEMU')
+    .argument('<vm>', 'its name')
+    .addOption(jsonOption())
+    .addOption(socketOption())
+    .action(async (vm: string, flags: ControlFlags) => {
+      const found = await withControl(flags, (client) => client.ask('inspect', { vm }));
+      process.stdout.write(flags.json ? `${JSON.stringify(found)}\n` : asText(found));
+    });
+}
+
+function asText(vm: VmDescription): string {
+  const functions = vm.functions.map(({ rid, address, device, attached, entry }) => [
+    ...[rid, address, device, attached ? 'attached' : '-'],
+    ...(entry === undefined
+      ? ['blocked', '', '']
+      : [`${entry.slot ?? `by ${entry.slotFrom}`}`, entry.rights, `domain ${entry.domain}`]),
+  ]);
+  const keys = vm.keys.map(({ slot, state, generation, keyBits }) => [
+    ...[String(slot), state, String(generation), keyBits === null ? '-' : `AES-${keyBits}-XTS`],
+  ]);
+  return [
+    `VM ${vm.name}: number ${vm.vm}, ${vm.bytes / 2 ** 20} MiB ${vm.memory}, iommu ${vm.iommu}, ${vm.refused} DMA refused`,
+    ...(vm.ram === null ? [] : [`memory: ${vm.ram}`]),
+    '',
+    columns(['RID', 'IN GUEST', 'DEVICE', 'VMM', 'SLOT', 'RIGHTS', 'DOMAIN'], functions),
+    columns(['SLOT', 'STATE', 'GEN', 'KEY'], keys),
+    vm.command,
+    '',
+  ].join('\n');
+}

@@ -1,0 +1,89 @@
+import { IOMMU_ADDRESS } from '../../machine/machine.ts';
+import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
+import { ConfigError, type ConfigPlace } from './config-place.ts';
+import type { FunctionConfig, Placed, VmConfig } from './serve-config.ts';
+
+/** The host bridge, and what is the chipset's and the agent's on bus 0. */
+const TAKEN = ['00:00', '00:1d', '00:1e', '00:1f'];
+
+/** What each of several may be alone, and two have. */
+class Claims<T> {
+  readonly #what: string;
+  readonly #taken = new Map<T, ConfigPlace>();
+
+  constructor(what: string) {
+    this.#what = what;
+  }
+
+  claim({ value, place }: Placed<T>, shown = String(value)): ConfigError[] {
+    const before = this.#taken.get(value);
+    this.#taken.set(value, before ?? place);
+    if (before === undefined) return [];
+    const words = `expected ${this.#what} of its own, got ${shown}, which is ${before.field}'s (line ${before.line})`;
+    return [new ConfigError(place, words)];
+  }
+}
+
+/** What is well formed in each VM and cannot be had of all. */
+export function findConflicts(vms: readonly VmConfig[]): ConfigError[] {
+  const names = new Claims<string>('a name');
+  const slots = new Claims<number>('a key slot');
+  const descriptors = new Claims<number>('a descriptor');
+  const sockets = new Claims<string>('a socket path');
+  return vms.flatMap((vm) => {
+    const { name, place, slot, key } = vm;
+    return [
+      ...names.claim({ value: name, place }),
+      ...(slot === undefined ? [] : slots.claim(slot, `slot ${slot.value}`)),
+      ...(key.descriptor === undefined
+        ? []
+        : descriptors.claim({ value: key.descriptor, place: key.place })),
+      ...keyOfPlain(vm),
+      ...vm.functions.flatMap(({ socket }) => (socket === undefined ? [] : sockets.claim(socket))),
+      ...addressConflicts(vm),
+      ...bootConflicts(vm),
+    ];
+  });
+}
+
+function keyOfPlain({ memory, key }: VmConfig): ConfigError[] {
+  if (memory === 'sealed' || key.descriptor === undefined) return [];
+  return [new ConfigError(key.place, 'expected sealed memory to load a key for, got plain memory')];
+}
+
+function addressConflicts({ functions, iommu }: VmConfig): ConfigError[] {
+  const addresses = new Claims<RequesterId>('a place');
+  const devices = new Set(functions.filter(({ at }) => (at.value & 7) === 0).map(deviceNumber));
+  return functions.flatMap((one) => {
+    const { at } = one;
+    const name = formatRequesterId(at.value).slice(5);
+    const errors = addresses.claim(at, name);
+    if (TAKEN.includes(name.slice(0, 5))) {
+      errors.push(
+        new ConfigError(at.place, `expected a free place, got ${name}, which the machine has`),
+      );
+    }
+    if (iommu === 'virtio' && at.value === IOMMU_ADDRESS) {
+      errors.push(
+        new ConfigError(at.place, `expected a free place, got ${name}, the virtio-iommu's`),
+      );
+    }
+    if (!devices.has(deviceNumber(one))) {
+      const words = `expected a function 0 beside ${name}, got none: a guest looks no further`;
+      errors.push(new ConfigError(at.place, words));
+    }
+    return errors;
+  });
+}
+
+function deviceNumber({ at }: FunctionConfig): number {
+  return at.value >> 3;
+}
+
+function bootConflicts({ boot, functions }: VmConfig): ConfigError[] {
+  if (boot === undefined) return [];
+  const from = functions.find(({ at }) => at.value === boot.value);
+  if (from?.device.kind === 'nvme') return [];
+  const name = formatRequesterId(boot.value).slice(5);
+  return [new ConfigError(boot.place, `expected an nvme to boot from at ${name}, got none`)];
+}

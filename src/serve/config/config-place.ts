@@ -1,0 +1,43 @@
+/** Where in a configuration something stands, as its errors name it. */
+export interface ConfigPlace {
+  /** The file's name, as it was given. */
+  readonly file: string;
+  /** Counts from 1. */
+  readonly line: number;
+  /** Such as `vms[0].functions[1].at`; empty for the whole. */
+  readonly field: string;
+}
+
+/** One thing that is wrong with a configuration, or that could not be had as it says. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  readonly place: ConfigPlace;
+
+  constructor(place: ConfigPlace, words: string, options?: ErrorOptions) {
+    const { file, line, field } = place;
+    super(`${file}:${line}: ${field === '' ? '' : `${field}: `}${words}`, options);
+    this.place = place;
+  }
+}
+
+/** All that is wrong with a configuration, a line each. */
+export class ConfigErrors extends Error {
+  override readonly name = 'ConfigErrors';
+  readonly errors: readonly ConfigError[];
+
+  constructor(errors: readonly ConfigError[]) {
+    super(errors.map(({ message }) => message).join('\n'));
+    this.errors = errors;
+  }
+}
+
+/** What `work` does; where it fails, an error that names the place. @throws ConfigError */
+export async function atPlace<T>(place: ConfigPlace, work: () => T | Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof ConfigError) throw error;
+    const words = error instanceof Error ? error.message : String(error);
+    throw new ConfigError(place, words, { cause: error });
+  }
+}

@@ -1,0 +1,238 @@
+/** What `sealbus serve` is told: VMs, and the functions of each. docs/serving.md has an example. */
+import { isAbsolute, resolve } from 'node:path';
+import { checkSocketPath } from '../../ffi/unix-socket.ts';
+import { KEY_SLOTS, type KeySlot, keySlot } from '../../keys/key-slot.ts';
+import type { KeyBits } from '../../keys/slot-lifecycle.ts';
+import { parseGuestMemory } from '../../machine/memory-size.ts';
+import { parseRequesterId, type RequesterId } from '../../pci/requester-id.ts';
+import { CheckedNode } from './checked-node.ts';
+import { findConflicts } from './config-conflicts.ts';
+import { ConfigErrors, type ConfigPlace } from './config-place.ts';
+
+export interface ServeConfig {
+  readonly vms: readonly VmConfig[];
+}
+
+export interface VmConfig {
+  readonly place: ConfigPlace;
+  /** How commands call it: a-z, 0-9 and -, beginning with a letter. */
+  readonly name: string;
+  /** Size of guest memory. */
+  readonly bytes: number;
+  readonly memory: 'sealed' | 'plain';
+  readonly key: KeyConfig;
+  /** The next free one where there is none. */
+  readonly slot: Placed<KeySlot> | undefined;
+  readonly iommu: 'identity' | 'virtio';
+  readonly cpus: number;
+  /** The function whose disk the printed QEMU boots; our kernel and image where there is none. */
+  readonly boot: Placed<RequesterId> | undefined;
+  readonly functions: readonly FunctionConfig[];
+}
+
+export interface KeyConfig {
+  readonly place: ConfigPlace;
+  readonly bits: KeyBits;
+  /** One of the process that holds the key; a random key where there is none. */
+  readonly descriptor: number | undefined;
+}
+
+export interface FunctionConfig {
+  readonly place: ConfigPlace;
+  readonly device: DeviceConfig;
+  /** As the guest has it, on bus 0. */
+  readonly at: Placed<RequesterId>;
+  /** Where its server listens; in the run's directory where there is none. */
+  readonly socket: Placed<string> | undefined;
+}
+
+export type DeviceConfig =
+  | { readonly kind: 'edu' }
+  | { readonly kind: 'nvme'; readonly disks: readonly DiskConfig[] }
+  | {
+      readonly kind: 'module';
+      readonly place: ConfigPlace;
+      readonly file: string;
+      readonly exportName: string | undefined;
+    };
+
+export interface DiskConfig {
+  readonly place: ConfigPlace;
+  readonly file: string;
+  readonly readOnly: boolean;
+}
+
+export interface Placed<T> {
+  readonly place: ConfigPlace;
+  readonly value: T;
+}
+
+const VMS_MAX = KEY_SLOTS - 1;
+/** Bus 0 has no more places. */
+const FUNCTIONS_MAX = 256;
+const DISKS_MAX = 64;
+const DESCRIPTOR_MAX = 1023;
+const MEMORY_DEFAULT = 512 * 2 ** 20;
+
+/**
+ * Reads a configuration: YAML 1.2, of which JSON is a part.
+ * @param file as errors name it
+ * @param directory what file names in it are relative to
+ * @throws ConfigErrors with all that is wrong, each with its line and field
+ */
+export function parseServeConfig(text: string, file: string, directory: string): ServeConfig {
+  const { root, errors } = CheckedNode.of(text, file);
+  const vms = errors.length > 0 ? [] : vmsOf(root, directory);
+  if (errors.length === 0) errors.push(...findConflicts(vms));
+  if (errors.length > 0) throw new ConfigErrors(errors);
+  return { vms };
+}
+
+function vmsOf(root: CheckedNode, directory: string): VmConfig[] {
+  const fields = root.fields(['vms']);
+  if (fields === undefined) return [];
+  if (fields.vms === undefined) {
+    root.wrong('expected a list of VMs in vms, got none');
+    return [];
+  }
+  const vms = fields.vms.items(VMS_MAX)?.map((node) => vmOf(node, directory)) ?? [];
+  if (vms.length === 0) fields.vms.wrong('expected one VM or more, got none');
+  return vms.filter((vm) => vm !== undefined);
+}
+
+function vmOf(node: CheckedNode, directory: string): VmConfig | undefined {
+  const fields = node.fields([
+    ...(['name', 'size', 'memory', 'key', 'slot', 'iommu', 'cpus', 'boot', 'functions'] as const),
+  ]);
+  if (fields === undefined) return undefined;
+  if (fields.name === undefined) node.wrong('expected a name, got none');
+  const name = fields.name?.read('a name', parseVmName);
+  const boot = placed(fields.boot, (value) =>
+    value.text('kernel, or the address of a function with disks') === 'kernel'
+      ? undefined
+      : value.read('an address', parseAddress),
+  );
+  const functions = fields.functions
+    ?.items(FUNCTIONS_MAX)
+    ?.map((one) => functionOf(one, directory));
+  return {
+    place: node.place,
+    name: name ?? '',
+    bytes: fields.size?.read('a size', parseGuestMemory) ?? MEMORY_DEFAULT,
+    memory: fields.memory?.choice(['sealed', 'plain']) ?? 'sealed',
+    key: keyOf(fields.key, node.place),
+    slot: placed(fields.slot, (value) => {
+      const index = value.integer('a key slot', 0, KEY_SLOTS - 1);
+      return index === undefined ? undefined : keySlot(index);
+    }),
+    iommu: fields.iommu?.choice(['identity', 'virtio']) ?? 'identity',
+    cpus: fields.cpus?.integer('virtual CPUs', 1, 64) ?? 2,
+    boot,
+    functions: (functions ?? []).filter((one) => one !== undefined),
+  };
+}
+
+/** `generate`, or `{ descriptor: 5 }`, either with `bits`. */
+function keyOf(node: CheckedNode | undefined, vm: ConfigPlace): KeyConfig {
+  if (node === undefined) return { place: vm, bits: 256, descriptor: undefined };
+  const { place } = node;
+  if (!node.isFields) {
+    node.choice(['generate']);
+    return { place, bits: 256, descriptor: undefined };
+  }
+  const fields = node.fields(['descriptor', 'bits']);
+  const bits = fields?.bits?.integer('bits of a key', 128, 256);
+  if (bits !== undefined && bits !== 128 && bits !== 256) {
+    fields?.bits?.wrong(`expected 128 or 256 bits, got ${bits}`);
+  }
+  return {
+    place,
+    bits: bits === 128 ? 128 : 256,
+    descriptor: fields?.descriptor?.integer('a descriptor', 3, DESCRIPTOR_MAX),
+  };
+}
+
+function functionOf(node: CheckedNode, directory: string): FunctionConfig | undefined {
+  const fields = node.fields(['device', 'at', 'disks', 'socket']);
+  if (fields === undefined) return undefined;
+  if (fields.device === undefined) node.wrong('expected a device, got none');
+  if (fields.at === undefined) node.wrong('expected a place in at, such as 00:05.0, got none');
+  const device = fields.device?.read('edu, nvme or FILE.ts#CLASS', (text) => text);
+  const at = placed(fields.at, (value) => value.read('an address', parseAddress));
+  if (device === undefined || fields.device === undefined || at === undefined) return undefined;
+  if (fields.disks !== undefined && device !== 'nvme') {
+    fields.disks.wrong(`expected disks of an nvme alone, got some of ${device}`);
+  }
+  if (fields.disks === undefined && device === 'nvme') {
+    node.wrong('expected disks of the nvme, got none');
+  }
+  return {
+    place: node.place,
+    device: deviceOf(device, fields.device, fields.disks, directory),
+    at,
+    socket: placed(fields.socket, (value) =>
+      value.read('a socket path', (text) => {
+        const path = inDirectory(directory, text);
+        checkSocketPath(path);
+        return path;
+      }),
+    ),
+  };
+}
+
+function deviceOf(
+  device: string,
+  node: CheckedNode,
+  disks: CheckedNode | undefined,
+  directory: string,
+): DeviceConfig {
+  if (device === 'edu') return { kind: 'edu' };
+  if (device === 'nvme') {
+    const found = disks?.items(DISKS_MAX)?.map((disk) => diskOf(disk, directory)) ?? [];
+    return { kind: 'nvme', disks: found.filter((disk) => disk !== undefined) };
+  }
+  const [, file = device, exportName] = /^([^#]+)#([\w$]+)$/.exec(device) ?? [];
+  if (!/\.[cm]?[jt]s$/.test(file)) {
+    node.wrong(`expected edu, nvme or FILE.ts#CLASS, got ${JSON.stringify(device)}`);
+  }
+  return { kind: 'module', place: node.place, file: inDirectory(directory, file), exportName };
+}
+
+/** A file name, or `{ file: NAME, read-only: true }`. */
+function diskOf(node: CheckedNode, directory: string): DiskConfig | undefined {
+  const fields = node.isFields ? node.fields(['file', 'read-only']) : { file: node };
+  if (fields === undefined) return undefined;
+  if (fields.file === undefined) node.wrong('expected a file, got none');
+  const file = fields.file?.text('a file');
+  const readOnly =
+    'read-only' in fields ? fields['read-only']?.flag('whether it is read only') : false;
+  if (file === undefined) return undefined;
+  return { place: node.place, file: inDirectory(directory, file), readOnly: readOnly ?? false };
+}
+
+function placed<T>(
+  node: CheckedNode | undefined,
+  read: (node: CheckedNode) => T | undefined,
+): Placed<T> | undefined {
+  if (node === undefined) return undefined;
+  const value = read(node);
+  return value === undefined ? undefined : { place: node.place, value };
+}
+
+/** @throws SyntaxError where it is no VM's name */
+export function parseVmName(text: string): string {
+  if (/^[a-z][a-z0-9-]{0,31}$/.test(text)) return text;
+  throw new SyntaxError(
+    `expected a name of 1 to 32 of a-z, 0-9 and -, a letter first, got ${JSON.stringify(text)}`,
+  );
+}
+
+function parseAddress(text: string): RequesterId {
+  const address = parseRequesterId(text);
+  if (address <= 0xff) return address;
+  throw new RangeError(`expected a place on bus 0, such as 00:05.0, got ${text}`);
+}
+
+function inDirectory(directory: string, file: string): string {
+  return isAbsolute(file) ? file : resolve(directory, file);
+}

@@ -1,0 +1,220 @@
+/** What each operation of the control socket does and answers. */
+
+import { keySlot } from '../../keys/key-slot.ts';
+import type { RotationProgress } from '../../keys/slot-keeper.ts';
+import { checkKeyBits, type KeyBits, type SlotDescription } from '../../keys/slot-lifecycle.ts';
+import { formatRequesterId, parseRequesterId } from '../../pci/requester-id.ts';
+import { ConfigError } from '../config/config-place.ts';
+import { parseServeConfig, type ServeConfig } from '../config/serve-config.ts';
+import { metricsText } from '../record/metrics.ts';
+import type { RecordLine } from '../record/record-line.ts';
+import type { FunctionDescription, ServedVm } from '../served-vm.ts';
+import type { VmHost } from '../vm-host.ts';
+import type { ControlHandler } from './control-connection.ts';
+import type { ControlOperation, ControlRequest } from './control-request.ts';
+
+export interface VmSummary {
+  readonly name: string;
+  readonly vm: number;
+  /** Of its own slot. */
+  readonly slot: number;
+  readonly state: string;
+  readonly generation: number;
+  readonly memory: 'sealed' | 'plain';
+  readonly bytes: number;
+  readonly iommu: 'identity' | 'virtio';
+  readonly functions: number;
+  /** Functions that a VMM is connected to. */
+  readonly attached: number;
+}
+
+export interface VmDescription extends Omit<VmSummary, 'functions'> {
+  readonly functions: readonly FunctionDescription[];
+  /** The file that is its memory, for a VMM to map; null where memory is plain. */
+  readonly ram: string | null;
+  readonly keys: readonly KeyDescription[];
+  /** Of its functions' DMA, those that are still in the log. */
+  readonly refused: number;
+  /** QEMU's, as a shell takes it. */
+  readonly command: string;
+  readonly argv: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+}
+
+export interface KeyDescription extends Omit<SlotDescription, 'vm' | 'keyBits'> {
+  readonly vm: number | null;
+  readonly keyBits: number | null;
+  readonly rotation: RotationProgress | null;
+}
+
+export interface ControlAnswers {
+  ps: readonly VmSummary[];
+  inspect: VmDescription;
+  keys: readonly KeyDescription[];
+  'key-generate': KeyDescription;
+  'key-load': KeyDescription;
+  'key-bind': KeyDescription;
+  'key-activate': KeyDescription;
+  'key-rotate': KeyDescription;
+  'key-pause': KeyDescription;
+  'key-resume': KeyDescription;
+  'key-revoke': KeyDescription;
+  'key-destroy': KeyDescription;
+  bind: FunctionDescription;
+  'vm-add': readonly VmDescription[];
+  'vm-remove': { readonly attached: number };
+  record: readonly RecordLine[];
+  metrics: string;
+}
+
+type Io = Parameters<ControlHandler['handle']>[1];
+
+type Operations = {
+  readonly [Op in ControlOperation]: (
+    request: Extract<ControlRequest, { readonly op: Op }>,
+    io: Io,
+  ) => ControlAnswers[Op] | Promise<ControlAnswers[Op]>;
+};
+
+/** @param extra counters of who serves it, for `metrics` */
+export function controlHandler(
+  host: VmHost,
+  extra: () => Readonly<Record<string, number>>,
+): ControlHandler {
+  const operations = operationsOn(host, extra);
+  return {
+    async handle(request, io) {
+      const operation = operations[request.op] as (request: ControlRequest, io: Io) => unknown;
+      return await operation(request, io);
+    },
+  };
+}
+
+function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>>): Operations {
+  const { keys } = host;
+  const options = ({ vm, bits }: { readonly vm?: string; readonly bits?: number }) => ({
+    ...(vm === undefined ? {} : { vm: host.vm(vm).machine.vm }),
+    ...keyBits(bits),
+  });
+  const described = (slot: number) => describeKey(host, keySlot(slot));
+  return {
+    ps: () => host.vms.map((vm) => summaryOf(host, vm)),
+    inspect: ({ vm }) => describeVm(host, host.vm(vm)),
+    keys: () => keys.list().map(({ slot }) => described(slot)),
+    'key-generate': async (request) => {
+      await keys.generate(keySlot(request.slot), options(request));
+      return described(request.slot);
+    },
+    'key-load': async (request, io) => {
+      await keys.load(keySlot(request.slot), io.descriptor(), options(request));
+      return described(request.slot);
+    },
+    'key-bind': async ({ slot, vm }) => {
+      await keys.bind(keySlot(slot), host.vm(vm).machine.vm);
+      return described(slot);
+    },
+    'key-activate': async ({ slot }) => {
+      await keys.activate(keySlot(slot));
+      return described(slot);
+    },
+    'key-rotate': async ({ slot, bits, descriptor }, io) => {
+      const which = host.slotOf(slot);
+      const key = descriptor === true ? { descriptor: io.descriptor() } : {};
+      await keys.rotate(which, { ...key, ...keyBits(bits) });
+      return described(which);
+    },
+    'key-pause': async ({ slot }) => {
+      await keys.pause(host.slotOf(slot));
+      return described(host.slotOf(slot));
+    },
+    'key-resume': async ({ slot }) => {
+      await keys.resume(host.slotOf(slot));
+      return described(host.slotOf(slot));
+    },
+    'key-revoke': async ({ slot }) => {
+      const which = host.slotOf(slot);
+      await keys.revoke(which);
+      return described(which);
+    },
+    'key-destroy': async ({ slot }) => {
+      const which = host.slotOf(slot);
+      await keys.destroy(which);
+      return described(which);
+    },
+    bind: async ({ rid, target }) => {
+      const to = /^\d+$/.test(target) ? { slot: keySlot(Number(target)) } : { vm: target };
+      const now = formatRequesterId(await host.bind(parseRequesterId(rid), to));
+      const bound = host.vms.flatMap(({ functions }) => functions).find((one) => one.rid === now);
+      if (bound === undefined) throw new Error(`expected ${now} to stay, got its VM's end`);
+      return bound;
+    },
+    'vm-add': async ({ text, file, directory, descriptor }, io) => {
+      const config = parseServeConfig(text, file, directory);
+      const added = await host.addAll(withDescriptor(config, descriptor, io));
+      return added.map((vm) => describeVm(host, vm));
+    },
+    'vm-remove': async ({ vm }) => ({ attached: await host.remove(vm) }),
+    record: ({ last = 100, follow = false }, io) => {
+      if (follow) io.follow((tell) => host.recorder.onLine(tell));
+      return last === 0 ? [] : host.recorder.lines.slice(-last);
+    },
+    metrics: () => metricsText(host, extra()),
+  };
+}
+
+/**
+ * A descriptor that a configuration names is the client's, not ours: the one that came with the request stands for
+ * it. @throws ConfigError where it names another
+ */
+function withDescriptor(
+  config: ServeConfig,
+  named: number | undefined,
+  io: Pick<Io, 'descriptor'>,
+): ServeConfig {
+  const received = named === undefined ? undefined : io.descriptor();
+  return {
+    vms: config.vms.map((vm) => {
+      const { key } = vm;
+      if (key.descriptor === undefined) return vm;
+      if (key.descriptor === named) return { ...vm, key: { ...key, descriptor: received } };
+      throw new ConfigError(
+        key.place,
+        `expected the descriptor that came with the request (${named ?? 'none'}), got ${key.descriptor}`,
+      );
+    }),
+  };
+}
+
+function keyBits(bits: number | undefined): { readonly keyBits?: KeyBits } {
+  return bits === undefined ? {} : { keyBits: checkKeyBits(bits) };
+}
+
+function describeKey({ keys }: VmHost, slot: ReturnType<typeof keySlot>): KeyDescription {
+  const { vm = null, keyBits = null, ...rest } = keys.describe(slot);
+  return { ...rest, vm, keyBits, rotation: keys.rotation(slot) ?? null };
+}
+
+function summaryOf({ keys }: VmHost, { config, machine, attached }: ServedVm): VmSummary {
+  const { state, generation } = keys.describe(machine.slot);
+  return {
+    ...{ name: config.name, vm: machine.vm, slot: machine.slot, state, generation },
+    ...{ memory: machine.mode, bytes: machine.bytes, iommu: config.iommu },
+    ...{ functions: machine.functions.length, attached },
+  };
+}
+
+function describeVm(host: VmHost, vm: ServedVm): VmDescription {
+  const { machine, command } = vm;
+  const { faults } = machine.iommu;
+  return {
+    ...summaryOf(host, vm),
+    functions: vm.functions,
+    ram: machine.sealed?.path ?? null,
+    keys: host.keys
+      .list()
+      .filter((key) => key.vm === machine.vm)
+      .map(({ slot }) => describeKey(host, slot)),
+    refused: faults.records.filter((fault) => fault.refused && fault.vm === machine.vm).length,
+    ...{ command: command.text, argv: command.words, env: command.env },
+  };
+}

@@ -1,0 +1,22 @@
+/** VMs of somebody else's QEMUs in this process, and the socket through which their owner speaks to them. */
+export { ConfigError, ConfigErrors, type ConfigPlace } from './config/config-place.ts';
+export {
+  type DeviceConfig,
+  type FunctionConfig,
+  parseServeConfig,
+  type ServeConfig,
+  type VmConfig,
+} from './config/serve-config.ts';
+export { ControlClient, ControlError } from './control/control-client.ts';
+export type { ControlOperation, ControlOperations } from './control/control-request.ts';
+export type {
+  ControlAnswers,
+  KeyDescription,
+  VmDescription,
+  VmSummary,
+} from './control/operations.ts';
+export type { RecordLine } from './record/record-line.ts';
+export type { Recorder } from './record/recorder.ts';
+export type { FunctionDescription, PrintedCommand, ServedVm } from './served-vm.ts';
+export { controlSockets, Service, type ServiceOptions } from './service.ts';
+export { type BindTarget, VmHost, type VmHostOptions } from './vm-host.ts';

@@ -1,0 +1,48 @@
+/** The function that a configuration asks for, with the disks that it has. */
+import { Edu } from '../devices/edu/edu.ts';
+import { functionClassOf } from '../devices/function-module.ts';
+import { doorbellsFor } from '../devices/nvme/doorbells.ts';
+import { Nvme } from '../devices/nvme/nvme.ts';
+import type { PciEndpoint } from '../pci/endpoint.ts';
+import { openStorage } from '../storage/open-storage.ts';
+import { atPlace } from './config/config-place.ts';
+import type { DeviceConfig } from './config/serve-config.ts';
+
+export interface MakeOptions {
+  /** How the memory of its VM is held. */
+  readonly memory: 'sealed' | 'plain';
+  readonly log: (message: string) => void;
+  /** Takes what is to be closed when the function is gone. */
+  readonly opened: (close: () => Promise<void>) => void;
+}
+
+/** @throws ConfigError: a disk that is missing, or in use; a module without such a class */
+export async function makeFunction(
+  device: DeviceConfig,
+  { memory, log, opened }: MakeOptions,
+): Promise<PciEndpoint> {
+  switch (device.kind) {
+    case 'edu':
+      return new Edu();
+    case 'module':
+      return await atPlace(device.place, async () => {
+        const type = await functionClassOf(device.file, device.exportName);
+        return new type();
+      });
+    case 'nvme': {
+      const namespaces = [];
+      for (const { place, file, readOnly } of device.disks) {
+        const storage = await atPlace(place, () => openStorage(file, { readOnly, log }));
+        opened(() => storage.close());
+        namespaces.push({ storage });
+      }
+      return new Nvme({ namespaces, doorbells: doorbellsFor(memory) });
+    }
+  }
+}
+
+/** As people call it. */
+export function deviceName(device: DeviceConfig): string {
+  if (device.kind !== 'module') return device.kind;
+  return device.exportName === undefined ? device.file : `${device.file}#${device.exportName}`;
+}

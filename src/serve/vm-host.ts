@@ -1,0 +1,281 @@
+import { type KeySlot, keySlot } from '../keys/key-slot.ts';
+import type { KeySlots } from '../machine/key-slots.ts';
+import { Machine } from '../machine/machine.ts';
+import { Platform } from '../machine/platform.ts';
+import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
+import type { Parts } from '../setup/parts.ts';
+import type { Accelerator } from '../vm/qemu-command.ts';
+import { atPlace, ConfigError, type ConfigPlace } from './config/config-place.ts';
+import type { DeviceConfig, ServeConfig, VmConfig } from './config/serve-config.ts';
+import { type MakeOptions, makeFunction } from './make-function.ts';
+import { Recorder } from './record/recorder.ts';
+import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
+
+export interface VmHostOptions {
+  readonly parts: Parts;
+  /** Whether it can seal memory; `plain` for hosts without /dev/fuse. Default `sealed`. */
+  readonly memory?: 'sealed' | 'plain';
+  /** For the QEMUs that it prints. Default: KVM where a probe shows that it works, else TCG. */
+  readonly accelerator?: Accelerator | 'auto';
+  /** What went wrong and could be lived with. Default: standard error. */
+  readonly log?: (message: string) => void;
+}
+
+/** What a function is made of: it goes with the function, from VM to VM. */
+interface ServedFunction {
+  readonly device: DeviceConfig;
+  /** Closed after it. */
+  readonly disks: AsyncDisposableStack;
+}
+
+/** What a function is to be bound to: a slot of its VM's, or, by the name of its VM, that VM's own. */
+export type BindTarget = { readonly slot: KeySlot } | { readonly vm: string };
+
+/**
+ * Any number of VMs in one process, by name: the servers of their functions and their sealed RAM, for VMMs that
+ * somebody else starts. What `sealbus serve` runs.
+ */
+export class VmHost implements AsyncDisposable {
+  readonly platform: Platform;
+  readonly recorder: Recorder;
+  readonly #options: VmHostOptions;
+  readonly #log: (message: string) => void;
+  readonly #vms = new Map<string, ServedVm>();
+  /** By their requester IDs. */
+  readonly #functions = new Map<RequesterId, ServedFunction>();
+  /** Names of VMs that come or go. */
+  readonly #busy = new Set<string>();
+  #closed = false;
+
+  /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError */
+  static async start(options: VmHostOptions): Promise<VmHost> {
+    const { memory = 'sealed', log } = options;
+    const platform = await Platform.create({ memory, ...(log === undefined ? {} : { log }) });
+    return new VmHost(platform, options);
+  }
+
+  private constructor(platform: Platform, options: VmHostOptions) {
+    this.platform = platform;
+    this.#options = options;
+    this.#log = platform.log;
+    this.recorder = new Recorder(platform);
+  }
+
+  get keys(): KeySlots {
+    return this.platform.keys;
+  }
+
+  /** In the order in which they came. */
+  get vms(): readonly ServedVm[] {
+    return [...this.#vms.values()];
+  }
+
+  /** @throws Error where none is called so */
+  vm(name: string): ServedVm {
+    const found = this.#vms.get(name);
+    if (found !== undefined) return found;
+    const there = [...this.#vms.keys()].join(', ') || 'none';
+    throw new Error(`expected the name of a VM (${there}), got ${JSON.stringify(name)}`);
+  }
+
+  /** All VMs of a configuration, or none of them. @throws ConfigError, as {@link add} */
+  async addAll({ vms }: ServeConfig): Promise<ServedVm[]> {
+    const added: ServedVm[] = [];
+    try {
+      for (const config of vms) added.push(await this.add(config));
+      return added;
+    } catch (error) {
+      for (const { name } of added) await this.remove(name);
+      throw error;
+    }
+  }
+
+  /**
+   * Makes a VM: its memory and key, its functions and their servers. The others go on meanwhile.
+   * @throws ConfigError that names line and field: a name, slot or socket that is taken, a disk or a device that
+   *   cannot be had, a descriptor without a key
+   */
+  async add(config: VmConfig): Promise<ServedVm> {
+    const { name, place } = config;
+    if (this.#closed) throw ended(place);
+    if (this.#vms.has(name) || this.#busy.has(name)) {
+      throw new ConfigError(place, `expected a new name, got ${name}, which is a VM's already`);
+    }
+    this.#busy.add(name);
+    try {
+      const vm = await this.#make(config);
+      this.#vms.set(name, vm);
+      this.recorder.vm(vm.machine.vm, name, 'added');
+      return vm;
+    } finally {
+      this.#busy.delete(name);
+    }
+  }
+
+  /**
+   * Ends a VM: its servers close, its keys are destroyed, its memory goes. A VMM that is attached loses its
+   * devices, and dies at the next page of memory that it misses. @returns how many functions were attached
+   * @throws Error where none is called so
+   */
+  async remove(name: string): Promise<number> {
+    const { machine, attached } = this.vm(name);
+    this.#expectQuiet(name);
+    this.#busy.add(name);
+    try {
+      if (attached > 0) {
+        this.#log(
+          `VM ${name} ends: a VMM that is attached loses ${attached} functions, and its memory`,
+        );
+      }
+      const rids = machine.functions.map(({ rid }) => rid);
+      this.#vms.delete(name);
+      try {
+        await machine[Symbol.asyncDispose]();
+      } finally {
+        for (const rid of rids) await this.#functions.get(rid)?.disks.disposeAsync();
+        for (const rid of rids) this.#functions.delete(rid);
+      }
+      this.recorder.vm(machine.vm, name, 'removed');
+      return attached;
+    } finally {
+      this.#busy.delete(name);
+    }
+  }
+
+  /**
+   * Binds a function to a slot of its VM, whose key its DMA goes through from the next one on; or to a VM, by its
+   * name: to that VM's own slot, and where it was another's, it is moved there, with nothing of the first VM in it.
+   * @returns its requester ID, which is another one where it has moved
+   * @throws Error where there is no such function, the slot is not its VM's, or it cannot be moved
+   */
+  async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
+    const from = this.vms.find(({ machine }) => machine.functions.some((one) => one.rid === rid));
+    if (from === undefined) {
+      const name = formatRequesterId(rid);
+      throw new Error(`expected the requester ID of a function, got ${name}, which is none's`);
+    }
+    if ('slot' in target) return this.#bindSlot(rid, target.slot);
+    const to = this.vm(target.vm);
+    return from === to ? this.#bindSlot(rid, to.machine.slot) : await this.#move(rid, from, to);
+  }
+
+  /** A slot by its number, or that of a VM by its name. @throws Error, RangeError */
+  slotOf(text: string): KeySlot {
+    return /^\d+$/.test(text) ? keySlot(Number(text)) : this.vm(text).machine.slot;
+  }
+
+  /** Every VM, then what all stand on. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const errors: unknown[] = [];
+    for (const { name } of this.vms) await this.remove(name).catch((error) => errors.push(error));
+    this.recorder[Symbol.dispose]();
+    await this.platform[Symbol.asyncDispose]();
+    if (errors.length > 0) throw errors[0];
+  }
+
+  #bindSlot(rid: RequesterId, slot: KeySlot): RequesterId {
+    const { table } = this.platform.iommu;
+    const entry = table.get(rid);
+    const name = formatRequesterId(rid);
+    if (entry === undefined) {
+      throw new Error(`expected a function that is bound, got ${name}, which is blocked`);
+    }
+    const { state, vm } = this.keys.describe(slot);
+    if (vm !== entry.vm) {
+      const whose = vm === undefined ? `is ${state}` : `is VM ${vm}'s`;
+      throw new Error(
+        `expected a slot of VM ${entry.vm}, whose function ${name} is, got slot ${slot}, which ${whose}`,
+      );
+    }
+    table.set(rid, { ...entry, slotFrom: 'device-table', slot });
+    return rid;
+  }
+
+  async #move(rid: RequesterId, from: ServedVm, to: ServedVm): Promise<RequesterId> {
+    const plugged = from.machine.functions.find((one) => one.rid === rid);
+    const served = this.#functions.get(rid);
+    if (plugged === undefined || served === undefined) {
+      throw new Error(`expected a function to move, got ${formatRequesterId(rid)}, the VM's IOMMU`);
+    }
+    const names = [from.name, to.name];
+    this.#expectQuiet(...names);
+    for (const name of names) this.#busy.add(name);
+    try {
+      const moved = await this.platform.move(
+        plugged,
+        to.machine,
+        plugged.endpoint.handOver === undefined
+          ? { endpoint: await makeFunction(served.device, this.#making(to.config, served.disks)) }
+          : {},
+      );
+      this.#functions.delete(rid);
+      this.#functions.set(moved.rid, served);
+      for (const vm of [from, to]) vm.command = await this.#command(vm.config, vm.machine);
+      return moved.rid;
+    } finally {
+      for (const name of names) this.#busy.delete(name);
+    }
+  }
+
+  /** A VM with all that the configuration says, or nothing of it. */
+  async #make(config: VmConfig): Promise<ServedVm> {
+    const { memory, bytes, iommu, key, slot } = config;
+    const { parts } = this.#options;
+    await using undo = new AsyncDisposableStack();
+    // Disks before the machine, for they go after it.
+    const made = [];
+    for (const { device, at, socket } of config.functions) {
+      const disks = undo.use(new AsyncDisposableStack());
+      const endpoint = await makeFunction(device, this.#making(config, disks));
+      made.push({ at, socket, endpoint, served: { device, disks } });
+    }
+    const machine = undo.use(
+      await atPlace(slot?.place ?? key.place, () =>
+        Machine.create({
+          ...{ platform: this.platform, parts, memory, bytes, iommu, keyBits: key.bits },
+          log: this.#making(config, undo).log,
+          ...(slot === undefined ? {} : { slot: slot.value }),
+          ...(key.descriptor === undefined ? {} : { keyDescriptor: key.descriptor }),
+        }),
+      ),
+    );
+    const served = new Map<RequesterId, ServedFunction>();
+    for (const one of made) {
+      const { at, socket, endpoint } = one;
+      const { rid } = await atPlace(socket?.place ?? at.place, () =>
+        machine.plug(endpoint, at.value, socket?.value),
+      );
+      served.set(rid, one.served);
+    }
+    const command = await atPlace(config.place, () => this.#command(config, machine));
+    if (this.#closed) throw ended(config.place);
+    undo.move();
+    for (const [rid, one] of served) this.#functions.set(rid, one);
+    return new ServedVm(config, machine, command, (rid) => this.#functions.get(rid)?.device);
+  }
+
+  #making({ name, memory }: VmConfig, disks: AsyncDisposableStack): MakeOptions {
+    return {
+      memory,
+      log: (message) => this.#log(`VM ${name}: ${message}`),
+      opened: (close) => disks.defer(close),
+    };
+  }
+
+  #command(config: VmConfig, machine: Machine): Promise<PrintedCommand> {
+    const { parts, accelerator = 'auto' } = this.#options;
+    return printedCommand(config, machine, parts.qemu, accelerator);
+  }
+
+  #expectQuiet(...names: readonly string[]): void {
+    const busy = names.find((name) => this.#busy.has(name));
+    if (busy === undefined) return;
+    throw new Error(`expected a VM at rest, got ${busy}, which changes at this moment: try again`);
+  }
+}
+
+function ended(place: ConfigPlace): ConfigError {
+  return new ConfigError(place, 'expected a host that is up, got one that ends');
+}

@@ -1,0 +1,131 @@
+/** Two guests of one serve, each booted by the command line that is printed for it. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, test } from 'vitest';
+import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
+import { Service } from '../../../src/serve/service.ts';
+import { ensureParts } from '../../../src/setup/ensure-parts.ts';
+import { until } from '../../protocol/cli/sealbus.ts';
+import { equalBlocks } from '../../protocol/machine/equal-blocks.ts';
+import { noSealedRam } from '../../protocol/memory/sealed-bench.ts';
+
+const ends: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const end of ends.splice(0).reverse()) await end();
+});
+
+/** A guest's console: what is typed, and what has come. */
+class Console {
+  readonly #child: ChildProcess;
+  #text = '';
+
+  /** @param command as a shell takes it */
+  constructor(command: string) {
+    // The shell makes way for QEMU, so that ending the child ends that.
+    const line = command.replace(/^((?:\w+=\S+ )*)/, '$1exec ');
+    this.#child = spawn('sh', ['-c', line], { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.#text += text;
+    });
+    ends.push(() => this.end());
+  }
+
+  async said(words: RegExp): Promise<string> {
+    await until(() => words.test(this.#text), 120_000, `the guest to say ${words}`);
+    return words.exec(this.#text)?.[1] ?? '';
+  }
+
+  /** Runs a line in the guest's shell. @returns what it prints */
+  async run(line: string): Promise<string> {
+    this.#text = '';
+    this.type(`echo beg''in; ${line}; echo e''nd`);
+    await this.said(/^end\r?$/m);
+    return (/^begin\r?\n([\s\S]*?)^end\r?$/m.exec(this.#text)?.[1] ?? '').replaceAll('\r', '');
+  }
+
+  type(line: string): void {
+    this.#child.stdin?.write(`${line}\n`);
+  }
+
+  get ended(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
+  async end(): Promise<void> {
+    if (!this.ended) this.#child.kill('SIGKILL');
+    await until(() => this.ended, 20_000, 'QEMU to end');
+  }
+}
+
+describe.skipIf(noSealedRam() !== undefined)('two guests of one serve', () => {
+  test('boot by what is printed, do DMA under their own keys, and one goes on when the other is removed', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'sealbus-serve-'));
+    ends.push(() => rmSync(directory, { recursive: true, force: true }));
+    writeFileSync(join(directory, 'disk.img'), Buffer.alloc(4 * 2 ** 20, 'what is on the disk '));
+    const functions = [{ device: 'edu', at: '00:04.0' }];
+    const nvme = { device: 'nvme', at: '00:05.0', disks: ['disk.img'] };
+    const vms = [
+      { name: 'alpha', size: '256M', iommu: 'virtio', functions: [...functions, nvme] },
+      { name: 'beta', size: '256M', iommu: 'virtio', functions },
+    ];
+    const config = parseServeConfig(JSON.stringify({ vms }), 'vms.json', directory);
+    const log: string[] = [];
+    const service = await Service.start({
+      ...{ config, parts: await ensureParts(), log: (message: string) => log.push(message) },
+    });
+    ends.push(() => service[Symbol.asyncDispose]());
+    const [one, two] = service.host.vms.map(({ command }) => new Console(command.text));
+    if (one === undefined || two === undefined) throw new Error('expected two VMs');
+    for (const guest of [one, two]) await guest.said(/\/ # |~ # /);
+
+    // Each has its functions at the addresses that it was given, behind the IOMMU that is its own.
+    for (const guest of [one, two]) {
+      expect(await guest.run('cat /sys/bus/pci/devices/0000:00:04.0/vendor')).toBe('0x1234\n');
+      expect(await guest.run('ls /sys/bus/pci/devices/0000:00:04.0/iommu_group/devices')).toContain(
+        '0000:00:04.0',
+      );
+      expect(
+        await guest.run(
+          'printf carried | dd of=/dev/edu0 conv=notrunc 2>/dev/null; dd if=/dev/edu0 bs=7 count=1 2>/dev/null; echo',
+        ),
+      ).toBe('carried\n');
+    }
+    expect(await one.run('head -c 19 /dev/nvme0n1; echo')).toBe('what is on the disk\n');
+
+    const { faults, table } = service.host.platform.iommu;
+    expect(faults.records).toEqual([]);
+    expect([...table.entries()].map(([rid, { vm }]) => [Math.floor(rid / 65536), vm])).toEqual([
+      ...[
+        [0, 1],
+        [0, 1],
+        [0, 1],
+        [1, 2],
+        [1, 2],
+      ],
+    ]);
+
+    // The same kernel in both, at the same place: no block of ciphertext in common.
+    const drams = [];
+    for (const { machine } of service.host.vms) {
+      await machine.sealed?.flush();
+      drams.push((machine.sealed?.dram() ?? new Uint8Array(0)).slice(16 * 2 ** 20, 24 * 2 ** 20));
+    }
+    const [first = new Uint8Array(0), second = new Uint8Array(0)] = drams;
+    expect(first.some((byte) => byte !== 0) && second.some((byte) => byte !== 0)).toBe(true);
+    expect(equalBlocks(first, second)).toBe(0);
+
+    expect(await service.host.remove('beta')).toBeGreaterThan(0);
+    expect(log.join('\n')).toMatch(/VM beta ends: .*loses 2 functions/);
+    // What it has mapped it has; a page that it has not is nowhere any more.
+    two.type('head -c 150000000 /dev/zero > /tmp/pages');
+    await until(() => two.ended, 60_000, 'the QEMU without memory to die');
+    expect(
+      await one.run(
+        'printf again | dd of=/dev/edu0 conv=notrunc 2>/dev/null; dd if=/dev/edu0 bs=5 count=1 2>/dev/null; echo',
+      ),
+    ).toBe('again\n');
+    expect(service.host.platform.lost.aborted).toBe(false);
+  });
+});

@@ -1,0 +1,181 @@
+import { spawnSync } from 'node:child_process';
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { RunPlace, repository, until } from '../cli/sealbus.ts';
+import { noSealedRam } from '../memory/sealed-bench.ts';
+import { vmsOf } from './service-bench.ts';
+
+let place: RunPlace;
+let directory: string;
+beforeEach(() => {
+  place = new RunPlace();
+  directory = mkdtempSync(join(tmpdir(), 'sealbus-serve-'));
+});
+afterEach(() => {
+  place[Symbol.dispose]();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+function configured(text: string): string {
+  const path = join(directory, 'vms.yaml');
+  writeFileSync(path, text);
+  return path;
+}
+
+async function serving(config: string, ...more: string[]) {
+  const running = place.start(['serve', config, '--json', '--accel', 'tcg', ...more]);
+  await running.said(/"control":"[^"]+".*\n/);
+  return running;
+}
+
+/** Where the running one listens. */
+function controlSocket(): string {
+  const [name] = place.directories;
+  return join(place.path, 'sealbus', name ?? '', 'control.sock');
+}
+
+const plain = vmsOf({ name: 'alpha', memory: 'plain' });
+
+test('what is wrong with a configuration is told a line each, and nothing is started', async () => {
+  const config = configured('vms:\n  - name: a\n    size: 3\n    slots: 1\n');
+  const { code, stdout, stderr } = await place.run(['serve', config]);
+  expect([code, stdout.toString()]).toEqual([1, '']);
+  expect(stderr).toContain(`${config}:3: vms[0].size: expected a size`);
+  expect(stderr).toContain(`${config}:4: vms[0].slots: expected one of`);
+  expect(place.left).toEqual([]);
+});
+
+test('SIGTERM ends it in order, with 0, and commands say that none serves', async () => {
+  const { child, ended } = await serving(configured(plain));
+  const ps = await place.run(['ps', '--json']);
+  expect(JSON.parse(ps.stdout.toString())).toMatchObject([{ name: 'alpha' }]);
+  child.kill('SIGTERM');
+  const { code, stdout } = await ended;
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout.toString())).toMatchObject({
+    vms: [
+      {
+        name: 'alpha',
+        vm: 1,
+        slot: 1,
+        memory: 'plain',
+        argv: expect.arrayContaining(['-machine']),
+      },
+    ],
+  });
+  expect(place.left).toEqual([]);
+  const none = await place.run(['ps']);
+  expect(none.code).toBe(1);
+  expect(none.stderr).toContain('got none: start one');
+});
+
+test('two at a time are told apart by their sockets', async () => {
+  const one = await serving(configured(plain));
+  const two = await serving(configured(plain));
+  const { code, stderr } = await place.run(['ps']);
+  expect(code).toBe(1);
+  const sockets = stderr.match(/\S+control\.sock/g) ?? [];
+  expect(sockets).toHaveLength(2);
+  const chosen = await place.run(['ps', '--socket', sockets[1] ?? '']);
+  expect(chosen.stdout.toString()).toMatch(/^NAME .*\nalpha /);
+  for (const { child } of [one, two]) child.kill('SIGTERM');
+  await Promise.all([one.ended, two.ended]);
+});
+
+describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
+  const sealed = (extra: object = {}) => vmsOf({ name: 'alpha', ...extra });
+
+  test('SIGKILL leaves nothing that stops the next start: no mount, no lock, no socket of a fixed path', async () => {
+    const disk = join(directory, 'disk.img');
+    writeFileSync(disk, new Uint8Array(2 ** 20));
+    const functions = [
+      { device: 'nvme', at: '00:05.0', disks: [disk], socket: join(directory, 'nvme.sock') },
+    ];
+    const config = configured(sealed({ functions, slot: 3 }));
+    // In the middle of its start, and once it serves.
+    const early = place.start(['serve', config, '--json']);
+    await until(() => place.mounts.length > 0, 30_000, 'a mount');
+    early.child.kill('SIGKILL');
+    await early.ended;
+    for (let round = 0; round < 2; round++) {
+      const { child, ended } = await serving(config);
+      child.kill('SIGKILL');
+      await ended;
+    }
+    const { child, ended } = await serving(config);
+    await until(() => place.mounts.length === 1, 10_000, 'the mounts of killed ones to go');
+    expect(place.directories).toHaveLength(1);
+    child.kill('SIGTERM');
+    expect((await ended).code).toBe(0);
+    expect(place.left).toEqual([]);
+  });
+
+  test('keys come out of descriptors, at the start and later; from no argument and no environment', async () => {
+    const key = join(directory, 'key');
+    writeFileSync(
+      key,
+      Uint8Array.from({ length: 64 }, (_, at) => at * 3),
+    );
+    const config = configured(sealed({ key: { descriptor: 7 } }));
+    const shell = (command: string) => place.spawn(['sh', '-c', command]);
+    const main = `'${process.execPath}' '${repository}/src/cli/main.ts'`;
+    const running = shell(`exec ${main} serve '${config}' --json --accel tcg 7<'${key}'`);
+    await running.said(/"control":"[^"]+".*\n/);
+    const load = await shell(`exec ${main} key load 9 --vm alpha --json < '${key}'`).ended;
+    expect(JSON.parse(load.stdout.toString())).toMatchObject({ slot: 9, state: 'loaded', vm: 1 });
+    const rotate = await shell(`exec ${main} key rotate alpha --fd 5 --wait --json 5<'${key}'`)
+      .ended;
+    expect(JSON.parse(rotate.stdout.toString())).toMatchObject({
+      slot: 1,
+      state: 'active',
+      generation: 2,
+    });
+    const missing = await place.run(['serve', config]);
+    expect(missing.code).toBe(1);
+    expect(missing.stderr).toMatch(
+      /vms\.yaml:1: vms\[0\]\.key: expected descriptor 7 from whoever/,
+    );
+    running.child.kill('SIGTERM');
+    expect((await running.ended).code).toBe(0);
+  });
+});
+
+describe.skipIf(process.getuid?.() !== 0)('another user', () => {
+  /** A process of user 65534 that connects, and prints what it hears. */
+  function ask(path: string): string {
+    const program = `
+      const socket = require('node:net').connect(process.argv[1]);
+      socket.on('data', (chunk) => process.stdout.write(chunk));
+      socket.on('error', (error) => process.stdout.write(error.code));`;
+    const { stdout } = spawnSync(process.execPath, ['-e', program, path], {
+      ...{ uid: 65534, gid: 65534, encoding: 'utf8', timeout: 30_000, cwd: '/' },
+    });
+    return stdout;
+  }
+
+  test('cannot reach the control socket; where somebody has opened the way, is refused by who it is', async () => {
+    const { child, ended } = await serving(configured(plain));
+    const path = controlSocket();
+    expect(ask(path)).toBe('EACCES');
+    chmodSync(path, 0o666);
+    for (let at = dirname(path); at.startsWith(place.path); at = dirname(at)) chmodSync(at, 0o755);
+    expect(JSON.parse(ask(path))).toEqual({
+      id: null,
+      error: 'expected user 0, who started this host, got user 65534',
+    });
+    chmodSync(dirname(path), 0o700);
+    expect(
+      JSON.parse((await place.run(['ps', '--json', '--socket', path])).stdout.toString()),
+    ).toHaveLength(1);
+    child.kill('SIGTERM');
+    expect((await ended).stderr).toContain('of user 65534');
+  });
+});
+
+test('a file that is not there is named', async () => {
+  const { code, stderr } = await place.run(['serve', join(directory, 'none.yaml')]);
+  expect(code).toBe(1);
+  expect(stderr).toContain('none.yaml');
+});

@@ -1,0 +1,100 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { parseRequest, RequestError } from '../../../src/serve/control/control-request.ts';
+
+function refusal(line: string): RequestError | undefined {
+  try {
+    parseRequest(line);
+    return undefined;
+  } catch (error) {
+    if (error instanceof RequestError) return error;
+    throw error;
+  }
+}
+
+test.each([
+  { op: 'ps' },
+  { op: 'inspect', vm: 'alpha' },
+  { op: 'key-generate', slot: 0 },
+  { op: 'key-generate', slot: 4095, vm: 'a', bits: 128 },
+  { op: 'key-rotate', slot: 'alpha', descriptor: true },
+  { op: 'bind', rid: '0001:00:04.0', target: '7' },
+  { op: 'vm-add', text: 'vms: []', file: 'f', directory: '/', descriptor: 3 },
+  { op: 'record', follow: true, last: 0 },
+])('$op is taken as it is', (fields) => {
+  const request = { id: 7, ...fields };
+  expect(parseRequest(JSON.stringify(request))).toEqual(request);
+});
+
+describe('what is no request is refused, with its id where there is one:', () => {
+  test.each<[string, string, number | null, RegExp]>([
+    ['no JSON', '{', null, /no JSON/],
+    ['a list', '[]', null, /something else/],
+    ['null', 'null', null, /something else/],
+    ['no id', '{"op":"ps"}', null, /whole number in id/],
+    ['a fraction as id', '{"id":1.5,"op":"ps"}', null, /whole number in id/],
+    ['no op', '{"id":1}', 1, /op to be one of ps, /],
+    ['an unknown op', '{"id":1,"op":"reboot"}', 1, /op to be one of/],
+    ['an op of every object', '{"id":1,"op":"constructor"}', 1, /op to be one of/],
+    [
+      'a field of every object',
+      '{"id":1,"op":"ps","constructor":1}',
+      1,
+      /no other fields than none/,
+    ],
+    ['a prototype', '{"id":1,"op":"ps","__proto__":{}}', 1, /no other fields than none/],
+    ['a field too many', '{"id":1,"op":"inspect","vm":"a","key":"00"}', 1, /got "key"/],
+    ['a field too few', '{"id":1,"op":"inspect"}', 1, /expected vm with inspect/],
+    [
+      'a slot too high',
+      '{"id":1,"op":"key-activate","slot":4096}',
+      1,
+      /key slot from 0 to 4095 in slot/,
+    ],
+    ['a slot as text', '{"id":1,"op":"key-activate","slot":"1"}', 1, /key slot from 0 to 4095/],
+    ['bits of no key', '{"id":1,"op":"key-generate","slot":1,"bits":192}', 1, /128 or 256 bits/],
+    [
+      'a name without end',
+      `{"id":1,"op":"inspect","vm":"${'a'.repeat(100)}"}`,
+      1,
+      /1 to 64 characters/,
+    ],
+  ])('%s', (_, line, id, words) => {
+    const error = refusal(line);
+    expect(error?.message).toMatch(words);
+    expect(error?.id).toBe(id);
+  });
+
+  test('whatever the line is', () => {
+    const value = fc.oneof(fc.jsonValue(), fc.integer(), fc.string());
+    const near = fc.record(
+      {
+        id: fc.oneof(fc.nat(), value),
+        op: fc.oneof(
+          fc.constantFrom('ps', 'inspect', 'key-load', 'bind', 'vm-add', 'record'),
+          value,
+        ),
+        vm: value,
+        slot: value,
+        text: value,
+      },
+      { requiredKeys: [] },
+    );
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.string(),
+          fc.json(),
+          near.map((one) => JSON.stringify(one)),
+        ),
+        (line) => {
+          const error = refusal(line);
+          // Short, whatever was sent: it goes back to who sent it.
+          if (error !== undefined) expect(error.message.length).toBeLessThan(400);
+          else expect(parseRequest(line)).toEqual(JSON.parse(line));
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+});
