@@ -54,7 +54,7 @@ export class KeylessSlots implements SlotKeeper {
     this.#life.finish(slot);
     const described = this.#now(slot, 'rotate');
     const { generation } = described;
-    const nothing = { pages: 0, passedPages: 0, movedPages: 0 };
+    const nothing = { pages: 0, passedPages: 0, movedPages: 0, workMs: 0 };
     for (const listener of this.#rotationListeners) {
       listener({ slot, generation, state: 'done', ...nothing });
     }

@@ -18,6 +18,8 @@ export interface RotationProgress {
    * slot, or had been written under the new key before it came to them.
    */
   readonly movedPages: number;
+  /** Milliseconds that it has had of the thread that serves memory. */
+  readonly workMs: number;
 }
 
 export interface KeyOptions {

@@ -77,6 +77,8 @@ export class Rig {
   #vm: VirtualMachine | undefined;
   #vmEnd: MachineEnd | undefined;
   #ready: TestGuest | undefined;
+  /** What a guest that is not there yet waits for. */
+  #stage: string | undefined;
   #qemu: string | undefined;
   #kernelLog: string | undefined;
 
@@ -174,7 +176,8 @@ export class Rig {
 
   /** What the test waits for at this moment, in its guest. */
   get waitingFor(): readonly string[] {
-    return this.#ready?.waitingFor ?? [];
+    if (this.#ready !== undefined) return this.#ready.waitingFor;
+    return this.#stage === undefined ? [] : [this.#stage];
   }
 
   async #makeMachine(): Promise<Machine> {
@@ -219,11 +222,13 @@ export class Rig {
     const parts = await partsOfHost();
     const directory = dirname(this.#place.file);
     const { commandTimeoutMs = commandTimeoutDefaultMs, iommu = 'identity' } = this.#options;
+    this.#stage = 'its modules and programs to be built';
     // One after the other: a driver that does not build costs no machine.
     const content = await packGuest(this.#options, {
       ...{ kernel: parts.kernel, directory, signal: this.#signal },
     });
     if (content.warnings !== '') warnOnce(content.warnings);
+    this.#stage = 'its guest to boot';
     const machine = await this.machine();
     const options = await this.#guestOptions(parts);
     const { description } = await machine.plan(options);
@@ -236,6 +241,7 @@ export class Rig {
     this.#vm.ended.then((end) => {
       this.#vmEnd = end;
     });
+    this.#stage = 'its files and modules to be loaded in the guest';
     this.#ready = await TestGuest.prepare(this.#vm, content, { iommu, commandTimeoutMs });
     return this.#ready;
   }
@@ -293,7 +299,6 @@ const watchfulKernel: readonly string[] = [
   'rcupdate.rcu_cpu_stall_timeout=10',
   'sysctl.kernel.watchdog_thresh=5',
   'sysctl.kernel.hung_task_timeout_secs=12',
-  'sysctl.kernel.panic_print=0',
 ];
 
 /** What a driver unmaps is gone at once, not some milliseconds later with others. */

@@ -170,9 +170,9 @@ export class TestGuest {
    * its files, and its modules loaded as they were at first.
    * @throws VmTimeoutError; QemuEndedError, GuestPanicError where it does not come back; VmError
    */
-  async reboot({ timeoutMs }: { readonly timeoutMs?: number } = {}): Promise<void> {
+  async reboot(options: { readonly timeoutMs?: number } = {}): Promise<void> {
     const at = calledFrom(this.reboot);
-    await at.during(this.#during('the guest to boot again', () => this.vm.reboot(timeoutMs)));
+    await at.during(this.#during('the guest to boot again', () => this.vm.reboot(options)));
     await at.during(this.#settle());
   }
 

@@ -47,6 +47,13 @@ export interface MachineEnd {
   readonly error: Error;
 }
 
+export interface RebootOptions {
+  /** Until the agent is ready again. 120 s where not given. */
+  readonly timeoutMs?: number;
+  /** `reboot -f` where not given. */
+  readonly command?: readonly string[];
+}
+
 export interface ExecOptions extends Omit<RunOptions, 'stdout' | 'stderr'> {
   /** Of stdout and of stderr. 64 MiB where not given. */
   readonly outputBytesMax?: number;
@@ -225,10 +232,12 @@ export class VirtualMachine implements AsyncDisposable {
   }
 
   /**
-   * Has the guest boot again, and waits until its agent is ready. What ran in it ends with an error.
+   * Has the guest boot again, by a command that it runs, and waits until its agent is ready. What ran in
+   * it ends with an error.
    * @throws VmTimeoutError; QemuEndedError, GuestPanicError where it does not come back; VmError
    */
-  async reboot(timeoutMs = bootTimeoutDefaultMs): Promise<void> {
+  async reboot(options: RebootOptions = {}): Promise<void> {
+    const { timeoutMs = bootTimeoutDefaultMs, command = ['reboot', '-f'] } = options;
     if (this.#agent === undefined) throw new VmError('expected a guest with our agent to reboot');
     const back = this.#agent.nextHello();
     let timer: NodeJS.Timeout | undefined;
@@ -237,7 +246,7 @@ export class VirtualMachine implements AsyncDisposable {
     });
     await this.qmp.execute('set-action', { reboot: 'reset' }); // in place of -no-reboot
     try {
-      this.start(['reboot', '-f']);
+      this.start(command);
       await Promise.race([back, late]);
     } finally {
       clearTimeout(timer);

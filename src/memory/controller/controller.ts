@@ -57,6 +57,7 @@ export class Controller implements KeySource {
           .filter(({ file }) => file.vm === vm)
           .map(({ file }) => file.dram),
       serve: () => connection.serve(),
+      requests: () => connection.taken,
       tell: (progress) => events.rotation(progress, keys.describe(progress.slot)),
       failure: (error) => events.failure(error),
     });

@@ -51,6 +51,7 @@ export class Rotation {
   #page = 0;
   #passedPages = 0;
   #movedPages = 0;
+  #workMs = 0;
 
   /** @param memories all that the slot's VM has as the rotation begins */
   constructor(slot: KeySlot, generation: number, memories: readonly Dram[]) {
@@ -64,7 +65,9 @@ export class Rotation {
   step(keys: SlotKeys): boolean {
     const dram = this.#memories[this.#memory];
     if (dram === undefined) return true;
+    const begun = performance.now();
     const { next, moved } = dram.rekey(keys, this.#page);
+    this.#workMs += performance.now() - begun;
     this.#passedPages += next - this.#page;
     this.#movedPages += moved;
     this.#page = next;
@@ -83,6 +86,7 @@ export class Rotation {
       pages: this.#pages,
       passedPages: this.#passedPages,
       movedPages: this.#movedPages,
+      workMs: this.#workMs,
     };
   }
 }

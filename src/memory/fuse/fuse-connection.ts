@@ -113,6 +113,7 @@ export class FuseConnection {
   readonly #answer: DataView;
   readonly #answerBytes: Uint8Array;
   readonly #outHeader: DataView;
+  #taken = 0;
   #watch: ReadableWatch | undefined;
 
   /**
@@ -141,6 +142,11 @@ export class FuseConnection {
     this.#answerBytes = output.subarray(OUT_DATA_AT, OUT_DATA_AT + ANSWER_BYTES);
     this.#answer = new DataView(output.buffer, output.byteOffset + OUT_DATA_AT, ANSWER_BYTES);
     this.#watch = watchReadable(fd, () => this.serve());
+  }
+
+  /** How many requests came so far. */
+  get taken(): number {
+    return this.#taken;
   }
 
   /** Takes no more requests. */
@@ -172,6 +178,7 @@ export class FuseConnection {
         return;
       }
       if (length === undefined) return;
+      this.#taken++;
       this.#take(length);
     }
   }

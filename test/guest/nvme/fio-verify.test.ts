@@ -1,6 +1,7 @@
 /**
  * fio with verification in a Debian on our controller, in sealed memory behind the virtio-iommu: blocks
- * of 512 B to 1 MiB, mixed at random, four jobs of queue depth 32, direct.
+ * of 512 B to 1 MiB, mixed at random, four jobs of queue depth 32, direct. Meanwhile the VM's key is rotated,
+ * one time after the other.
  *
  * The short form, 45 s, resets the controller half way. SEALBUS_FIO_SECONDS=600 is the long form, as
  * long as it says and without a reset:
@@ -48,7 +49,7 @@ interface Report {
 }
 
 it(
-  `finds no error in ${seconds} s, and no DMA was refused`,
+  `finds no error in ${seconds} s of rotations, and no DMA was refused`,
   async () => {
     const disk = await guest.disk(2);
     const job = [
@@ -62,11 +63,13 @@ it(
       '--output-format=json',
     ];
     const running = guest.try(`exec fio ${job.join(' ')}`, { timeoutMs });
+    const rotations = rotateDuring(running);
     if (seconds === SHORT_SECONDS) {
       const controller = await guest.controller();
       await guest.sh(`sleep ${seconds / 2}; nvme reset ${controller}`);
     }
     const { exitCode, stdout, stderr } = await running;
+    expect(await rotations).toBeGreaterThan(3);
     const said = `${stdout}${stderr}`;
     expect(exitCode, said).toBe(0);
     const report = JSON.parse(`${stdout}`.slice(`${stdout}`.indexOf('{'))) as Report;
@@ -93,6 +96,22 @@ it(
   },
   timeoutMs,
 );
+
+/** @returns how many rotations of the VM's key there were until `running` was over */
+async function rotateDuring(running: Promise<unknown>): Promise<number> {
+  const { keys, slot } = guest.machine;
+  let isOver = false;
+  const over = () => {
+    isOver = true;
+  };
+  running.then(over, over);
+  let rotations = 0;
+  for (; !isOver; rotations++) {
+    await keys.rotate(slot);
+    await keys.rotated(slot);
+  }
+  return rotations;
+}
 
 function rates(what: string, { total_ios, io_bytes, runtime }: Direction): string {
   const perSecond = runtime > 0 ? 1000 / runtime : 0;

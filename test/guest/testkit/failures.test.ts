@@ -47,6 +47,7 @@ const failures: Readonly<Record<string, readonly (string | RegExp)[]>> = {
   ],
   'a console that says nothing of it': ['expected the console to say /never said/'],
   'a guest that never boots is given up': ["expected the guest's init to be ready within 8 s"],
+  'a boot that takes too long for its test': ['timed out in 6000ms', 'its guest to boot'],
   'a guest without init panics at once': ['panicked', 'Unable to mount root fs'],
   'a kernel without the module says which': ['the module drivers/nowhere/nothing of the kernel'],
   'a driver that does not compile is shown where': [

@@ -1,6 +1,6 @@
 import { ftruncateSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import {
   close,
   copyFromAddress,
@@ -31,6 +31,7 @@ let told: RotationProgress[];
 let failures: unknown[];
 let serve: () => void;
 let served: number;
+let requests: number;
 let rotations: Rotations;
 
 beforeEach(() => {
@@ -39,7 +40,8 @@ beforeEach(() => {
     keys.generate(slot, { vm: VM });
     keys.activate(slot);
   }
-  [memories, told, failures, served, serve] = [[memory()], [], [], 0, () => {}];
+  [memories, told, failures, served, requests] = [[memory()], [], [], 0, 0];
+  serve = () => {};
   rotations = new Rotations({
     keys,
     memories: (vm) => (vm === VM ? memories : []),
@@ -47,6 +49,7 @@ beforeEach(() => {
       served++;
       serve();
     },
+    requests: () => requests,
     tell: (progress) => told.push(progress),
     failure: (error) => failures.push(error),
   });
@@ -54,6 +57,7 @@ beforeEach(() => {
 afterEach(() => {
   rotations.close();
   keys.close();
+  vi.useRealTimers();
 });
 
 function memory(): Dram {
@@ -99,7 +103,7 @@ test('it moves all, a step between two looks for requests, and then wipes the ol
   rotations.begin(SLOT, {});
   await turns(10_000, () => stateOf(SLOT) === 'done');
   expect(told.at(0)).toMatchObject({ state: 'running', passedPages: 0, generation: 2 });
-  expect(told.at(-1)).toEqual({
+  expect(told.at(-1)).toMatchObject({
     ...{ slot: SLOT, generation: 2, state: 'done' },
     ...{ pages: PAGES, passedPages: PAGES, movedPages: PAGES },
   });
@@ -125,6 +129,29 @@ test('requests that never end hold it up, and do not stop it', async () => {
   expect(served).toBeGreaterThanOrEqual(20);
   // The event loop went round between any two steps.
   expect(others).toBeGreaterThanOrEqual(served);
+});
+
+test('while requests come it rests after each turn; while none comes it does not', async () => {
+  fill(SLOT);
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  rotations.begin(SLOT, {});
+  await turns(10_000, () => stateOf(SLOT) === 'done');
+  expect(stateOf(SLOT)).toBe('done');
+
+  serve = () => {
+    requests++;
+  };
+  rotations.begin(SLOT, {});
+  for (let rests = 0; rests < 2; rests++) {
+    // Its turn is over soon, and then nothing goes on until its rest is.
+    await turns(50, () => false);
+    const before = served;
+    await turns(50, () => false);
+    expect(served).toBe(before);
+    expect(stateOf(SLOT)).toBe('running');
+    vi.advanceTimersByTime(1);
+    expect(served).toBeGreaterThan(before);
+  }
 });
 
 test('paused it does nothing, and goes on where it was', async () => {

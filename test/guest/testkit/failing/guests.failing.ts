@@ -98,6 +98,13 @@ test.describe('a guest that never boots', () => {
   });
 });
 
+test.describe('a boot that takes too long', () => {
+  test.use({ kernelArguments: ['rdinit=/bin/cat'] });
+  test('for its test', { timeout: 6000 }, async ({ guest }) => {
+    await guest.sh('true');
+  });
+});
+
 test.describe('a guest without init', () => {
   test.use({ kernelArguments: ['rdinit=/nowhere'] });
   test('panics at once', async ({ guest }) => {
