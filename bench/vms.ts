@@ -26,9 +26,12 @@ const VMS = 8;
 const VM_BYTES = 64 * 2 ** 20;
 const GPA = 0x10_0000;
 const DMA_BYTES = 65_536;
-/** Each client goes round so many buffers: more than a core's own cache holds, whether one VM's or eight's. */
-const BUFFERS = 64;
-const DMA_ROUNDS = 7;
+/**
+ * Each client goes round so many buffers: 32 MiB, more than a core's own cache and its TLB hold, whether they are
+ * one VM's or eight's. With fewer, what one VM gains by having them to itself would be counted as what many cost.
+ */
+const BUFFERS = 512;
+const DMA_ROUNDS = 15;
 const DMA_ROUND_MS = 400;
 
 /** One access of 4 KiB through a memory whose read does nothing. */

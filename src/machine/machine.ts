@@ -11,7 +11,7 @@ import type { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
-import { traceOfEnvironment } from '../trace/environment.ts';
+import { traceOfEnvironment, traceVariables } from '../trace/environment.ts';
 import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
 import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
@@ -117,6 +117,9 @@ export class Machine implements AsyncDisposable {
     this.#lateFunctions = options.lateFunctions ?? false;
     // Outermost, whoever made this machine: `sealbus trace` records any command.
     const trace = this.#alone ? traceOfEnvironment() : undefined;
+    if (!this.#alone && process.env[traceVariables.directory]) {
+      this.#log(`VM ${this.vm} is not traced: a trace is of a machine that stands alone`);
+    }
     this.instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
     for (const instrument of this.instruments) instrument.install?.(this);
     platform.lost.addEventListener('abort', this.#onLost);

@@ -24,9 +24,9 @@ const IDLE_MS = 60_000;
 /** What does the work of a request. */
 export interface ControlHandler {
   /**
-   * @param descriptor the one that came with it, open until this is over
-   * @param tell sends a line that no request asked for by itself, until the client has gone
-   * @param onGone has a callback called when it goes
+   * @param io `descriptor` takes the one that came with the request, which is open until this is over, and throws
+   *   where none did; `follow` begins to tell lines of its own accord, in place of what was followed before, and
+   *   takes what stops that when the client goes
    * @throws Error with the words for the client
    */
   handle(

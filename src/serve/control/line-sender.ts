@@ -23,11 +23,6 @@ export class LineSender {
     this.#failed = failed;
   }
 
-  /** Whether all has gone out. */
-  get empty(): boolean {
-    return this.#waiting.length === 0;
-  }
-
   /** @param descriptor goes with the first byte, and stays the caller's, who keeps it open until then */
   send(text: string, descriptor?: number): void {
     if (this.#ended) return;
