@@ -1,5 +1,5 @@
 /**
- * `npm run bench -- [--json] [mmio xts dma vms boot memory trace guest-tests nvme] [--quick] [--cpus N]`: each
+ * `npm run bench -- [--json] [PART …] [--quick] [--cpus N]`: each
  * figure beside its peer, in one run, as ratios of medians of interleaved rounds. Without names all but nvme, which
  * takes several times as long as the others together, and a Debian. Progress goes to stderr; stdout has
  * the result, with --json one object and nothing else.
@@ -21,6 +21,8 @@ import { machineFacts } from './machine-facts.ts';
 import { benchMemory } from './memory.ts';
 import { benchNvme, type NvmeBenchOptions } from './nvme.ts';
 import { barsOf, type Key, printReport, type Report } from './report.ts';
+import { benchRotation } from './rotation.ts';
+import { benchRotationFio } from './rotation-fio.ts';
 import { benchTrace } from './trace.ts';
 import { benchVms } from './vms.ts';
 import { benchXtsBesideC } from './xts-comparison.ts';
@@ -34,12 +36,14 @@ const BENCHMARKS: Readonly<Record<string, Benchmark>> = {
   vms: async (context) => ({ vms: await benchVms(context) }),
   boot: async (context) => ({ boot: await benchBoot(context) }),
   memory: async (context) => ({ memory: await benchMemory(context) }),
+  rotation: async (context) => ({ rotation: await benchRotation(context) }),
   trace: async (context) => ({ trace: await benchTrace(context) }),
   'guest-tests': async (context) => ({ guestTests: await benchGuestTests(context) }),
   nvme: async (context, options) => ({ nvme: await benchNvme(context, options) }),
+  'rotation-fio': async (context) => ({ rotationFio: await benchRotationFio(context) }),
 };
 /** What a run without names leaves out. */
-const BY_NAME_ONLY: readonly string[] = ['nvme'];
+const BY_NAME_ONLY: readonly string[] = ['nvme', 'rotation-fio'];
 /** The keys of the result that a benchmark fills. */
 const KEYS: Readonly<Record<string, readonly Key[]>> = {
   mmio: ['mmioRead', 'doorbellToInterrupt'],
@@ -48,9 +52,11 @@ const KEYS: Readonly<Record<string, readonly Key[]>> = {
   vms: ['vms'],
   boot: ['boot'],
   memory: ['memory'],
+  rotation: ['rotation'],
   trace: ['trace'],
   'guest-tests': ['guestTests'],
   nvme: ['nvme'],
+  'rotation-fio': ['rotationFio'],
 };
 
 const MISSED = 1;

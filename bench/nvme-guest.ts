@@ -34,6 +34,8 @@ export interface NvmeGuestOptions {
   readonly memory: 'plain' | 'sealed';
   readonly iommu: 'identity' | 'virtio';
   readonly cpus: number;
+  /** Of guest memory; 768 MiB unless told. */
+  readonly bytes?: number;
   readonly disks: readonly DiskSource[];
   /** Of the guest's root disk. */
   readonly directory: string;
@@ -50,7 +52,7 @@ export interface NvmeGuest extends AsyncDisposable {
 
 /** @throws FuseUnavailable, VmError, SetupError; Error where a disk does not appear in the guest */
 export async function bootNvmeGuest(options: NvmeGuestOptions): Promise<NvmeGuest> {
-  const { parts, memory, iommu, cpus, directory, say, signal } = options;
+  const { parts, memory, iommu, cpus, directory, say, signal, bytes = GUEST_BYTES } = options;
   await using stack = new AsyncDisposableStack();
   const image = stack.use(await debianImageForTests({ directory, signal }));
   const open = async (file: string) => {
@@ -64,9 +66,7 @@ export async function bootNvmeGuest(options: NvmeGuestOptions): Promise<NvmeGues
     if (disk.by === 'sealbus') ours.set(disk, await open(disk.file));
   }
   // What comes last is gone first: the machine before its disks.
-  const machine = stack.use(
-    await Machine.create({ parts, memory, iommu, bytes: GUEST_BYTES, log: say }),
-  );
+  const machine = stack.use(await Machine.create({ parts, memory, iommu, bytes, log: say }));
   tellFaults(machine.iommu.faults, say);
   // As `sealbus run --disk` plugs them.
   const doorbells = doorbellsFor(memory);

@@ -6,6 +6,8 @@ import type { GuestTestsResult } from './guest-tests.ts';
 import type { MachineFacts } from './machine-facts.ts';
 import type { MemoryResult } from './memory.ts';
 import type { NvmeResult } from './nvme.ts';
+import type { RotationResult } from './rotation.ts';
+import type { RotationFioResult } from './rotation-fio.ts';
 import type { TraceResult } from './trace.ts';
 import type { VmsResult } from './vms.ts';
 import type { XtsComparison } from './xts-comparison.ts';
@@ -17,9 +19,11 @@ export interface Report extends Partial<GuestMmioResult> {
   readonly vms?: VmsResult;
   readonly boot?: BootResult;
   readonly memory?: MemoryResult;
+  readonly rotation?: RotationResult;
   readonly trace?: TraceResult;
   readonly guestTests?: GuestTestsResult;
   readonly nvme?: NvmeResult;
+  readonly rotationFio?: RotationFioResult;
 }
 
 export type Key = keyof Report;
@@ -34,6 +38,7 @@ export interface BarResult {
 /** Every bar of what was measured. */
 export function barsOf(report: Report): BarResult[] {
   const { mmioRead, doorbellToInterrupt, xts, dma, vms, boot, trace, guestTests, nvme } = report;
+  const { rotation, rotationFio } = report;
   const named: [string, Comparison | undefined][] = [
     ['MMIO read from the guest', mmioRead],
     ['doorbell to interrupt from the guest', doorbellToInterrupt],
@@ -43,12 +48,17 @@ export function barsOf(report: Report): BarResult[] {
     ['IOMMU look-up with 4,096 requester IDs', vms?.lookUp],
     ['DMA of the slowest of 8 VMs', vms?.throughput],
     ['boot, sealed', boot],
+    ['rotation of 512 MiB', rotation],
     ['MMIO read traced, one core', trace?.placements.oneCore],
     ['MMIO read traced, two cores', trace?.placements.twoCores],
     ['guest test', guestTests],
     ['client test', guestTests?.client],
     ...(nvme?.comparisons ?? []).map((one): [string, Comparison] => [
       `NVMe ${one.workload}, ${one.disk} of ${one.peer}`,
+      one,
+    ]),
+    ...(rotationFio?.figures ?? []).map((one): [string, Comparison] => [
+      `fio ${one.workload}, rotating`,
       one,
     ]),
   ];
@@ -89,9 +99,19 @@ export function printReport(
     console.log('\nmemory beyond guest RAM and DRAM');
     console.table({ device, controller, cServer, qemu: vmm, bareNode });
   }
+  if (report.rotation !== undefined) {
+    const { rotation_ms, work_ms, pass_ms } = report.rotation;
+    console.log('\na rotation, what it had of the thread, and a plain pass');
+    console.table({ rotation_ms, work_ms, pass_ms });
+  }
   if (report.trace !== undefined) printTrace(report.trace);
   if (report.guestTests !== undefined) printGuestTests(report.guestTests);
   if (report.nvme !== undefined) printNvme(report.nvme);
+  if (report.rotationFio !== undefined) {
+    const { figures, workRatio, loads } = report.rotationFio;
+    console.log(`\nfio while the key is rotated; work: ${workRatio} plain passes; load ${loads}`);
+    console.table(figures.map(row));
+  }
   console.log('\nbars');
   for (const { name, ratio, bar, met } of bars) {
     console.log(`${met ? 'met   ' : 'MISSED'} ${name}: ${ratio} (${formatBar(bar)})`);

@@ -11,7 +11,7 @@ const TURN_MS_MAX = 0.25;
 /** How long they rest after a turn while guests are at memory. */
 const REST_MS = 1;
 /** Guests are at memory until no request has come for so long. */
-const QUIET_MS = 4;
+const QUIET_MS = 20;
 /** How often the asker hears how far a rotation is. */
 const TELL_MS = 100;
 
@@ -39,7 +39,7 @@ export interface RotationsOptions {
  *
  * What a rotation takes from a guest beside that is the CPU, which the guest and its devices may want
  * themselves. So while requests come, the thread rests after each turn, and rotations have a fifth of it. Where
- * none has come for {@link QUIET_MS}, they have all of it.
+ * none has come for {@link QUIET_MS} ms, they have all of it.
  */
 export class Rotations {
   readonly #options: RotationsOptions;

@@ -36,7 +36,9 @@ test('an unknown benchmark is named with those that there are, and nothing runs'
   const { code, stdout, stderr } = await bench('--json', '--only', 'xts,speed');
   expect(code).toBe(2);
   expect(stdout).toBe('');
-  expect(stderr).toMatch(/mmio,xts,dma,vms,boot,memory,trace,guest-tests,nvme.*got speed/);
+  expect(stderr).toMatch(
+    /mmio,xts,dma,vms,boot,memory,rotation,trace,guest-tests,nvme,rotation-fio.*got speed/,
+  );
 });
 
 test('a benchmark may be named without --only; a number of CPUs that none has is refused', async () => {
