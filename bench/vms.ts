@@ -28,7 +28,7 @@ const GPA = 0x10_0000;
 const DMA_BYTES = 65_536;
 /**
  * Each client goes round so many buffers: 32 MiB, more than a core's own cache and its TLB hold, whether they are
- * one VM's or eight's. With fewer, what one VM gains by having them to itself would be counted as what many cost.
+ * one VM's or eight's, so that neither finds there what it read last time.
  */
 const BUFFERS = 512;
 const DMA_ROUNDS = 15;
