@@ -172,6 +172,11 @@ describe('lifecycle', () => {
       return Buffer.from(encrypted(own));
     });
     const done = new Set<string>();
+    /** By chance alone one of the steps may find no slot in its state all the time. */
+    const wholeLife = [
+      ...(['generate', 'bind', 'activate', 'rotate', 'finish', 'revoke', 'destroy'] as const),
+      ...(['load', 'bind', 'activate', 'rotate to a file’s', 'finish'] as const),
+    ].map((what, n) => ({ do: what, on: keySlot(31), vm, key: n % 4 }));
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60, size: 'max' }), (wanted) => {
         using own = new KeyTable();
@@ -208,7 +213,7 @@ describe('lifecycle', () => {
           }
         }
       }),
-      { numRuns: 100 },
+      { numRuns: 100, examples: [[wholeLife]] },
     );
     expect([...done].sort()).toEqual([...steps].sort());
   });
