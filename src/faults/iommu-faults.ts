@@ -10,7 +10,7 @@ import { oneOf, optionalOneOf, requiredNumber } from './parameter.ts';
 const REASONS = [
   ...['unmapped', 'no-read-permission', 'no-write-permission', 'bus-master-disabled'],
   ...['blocked-domain', 'no-device-table-entry', 'outside-memory', 'memory-failed'],
-  ...['slot-empty', 'slot-not-active', 'slot-of-another-vm'],
+  ...['slot-empty', 'slot-not-active', 'slot-of-another-vm', 'slot-of-another-generation'],
 ] as readonly FaultReason[];
 
 const fault = faultOn<DmaMade>();

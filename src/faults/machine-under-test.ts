@@ -35,6 +35,7 @@ export class MachineUnderTest implements DmaTamper, DramUnderTest {
     length: 0,
     rights: 'none',
     slot: undefined,
+    generation: undefined,
   };
   #machine: FaultyMachine | undefined;
 

@@ -22,12 +22,19 @@ interface EntryOfFunction {
 export interface SlotFromDeviceTable {
   readonly slotFrom?: 'device-table';
   readonly slot: AccessSlot;
+  /**
+   * The slot's generation when the function was bound to it. Once the slot has been destroyed and filled
+   * again the binding is to a key that is gone, and the DMA is refused; a rotation leaves it right. Unless
+   * given, the function goes by whatever key the slot has.
+   */
+  readonly generation?: number | undefined;
 }
 
 /** The slot sits in the domain's translation entries and comes back with each translation (claims 5 and 7). */
 export interface SlotFromTranslation {
   readonly slotFrom: 'translation';
   readonly slot?: undefined;
+  readonly generation?: undefined;
 }
 
 /** More functions than any VM here has; keeps a runaway caller from growing the table for ever. */

@@ -31,6 +31,8 @@ export interface Translation {
    * it is the entry's C-bit, clear.
    */
   slot: AccessSlot | undefined;
+  /** Of that slot, when the entry was made: as in a device-table entry. */
+  generation: number | undefined;
 }
 
 /**
@@ -67,6 +69,7 @@ export class IdentityDomain implements Domain {
     into.length = Number.MAX_SAFE_INTEGER - iova + 1;
     into.rights = this.rights;
     into.slot = undefined;
+    into.generation = undefined;
     return undefined;
   }
 }

@@ -20,6 +20,8 @@ export interface HostMapping {
    * for shared pages, wherever a function's slot comes from.
    */
   readonly slot?: AccessSlot | undefined;
+  /** Of that slot, now: DMA is refused once it has been destroyed and filled again. Unless given, it is not. */
+  readonly generation?: number | undefined;
 }
 
 /**
@@ -47,9 +49,10 @@ export class HostDomain implements Domain {
   }
 
   /** @throws RangeError where it is not of whole pages, or overlaps one that is there */
-  map({ start, bytes, address = gpa(start), rights = 'read-write', slot }: HostMapping): void {
+  map(mapping: HostMapping): void {
+    const { start, bytes, address = gpa(start), rights = 'read-write', slot, generation } = mapping;
     const end = start + bytes - 1;
-    if (this.#mapped.map({ start, end, address, rights, mmio: false, slot })) return;
+    if (this.#mapped.map({ start, end, address, rights, mmio: false, slot, generation })) return;
     throw new RangeError(
       `expected a free range of IOVA, got ${range(start, end)}, which is mapped in part: unmap that first`,
     );
@@ -64,13 +67,21 @@ export class HostDomain implements Domain {
     this.#iotlb.invalidate(this, start, bytes);
   }
 
-  /** Puts another slot, or none, in the place of what the mappings in a range name. @throws as {@link unmap} */
-  setSlot(start: number, bytes: number, slot: AccessSlot | undefined): void {
+  /**
+   * Puts another slot, or none, in the place of what the mappings in a range name; its generation as in
+   * {@link map}. @throws as {@link unmap}
+   */
+  setSlot(
+    start: number,
+    bytes: number,
+    slot: AccessSlot | undefined,
+    generation?: number | undefined,
+  ): void {
     const inside = [...this.#mapped.mappings()].filter(
       (mapping) => mapping.start >= start && mapping.end < start + bytes,
     );
     this.unmap(start, bytes);
-    for (const mapping of inside) this.#mapped.map({ ...mapping, slot });
+    for (const mapping of inside) this.#mapped.map({ ...mapping, slot, generation });
   }
 
   translate(iova: number, into: Translation): TranslationFault | undefined {

@@ -72,6 +72,7 @@ export class IommuDmaPort implements DmaPort {
     length: 0,
     rights: 'none',
     slot: undefined,
+    generation: undefined,
   };
   readonly #segments: Segment[] = [];
   #entry: DeviceTableEntry | undefined;
@@ -288,8 +289,13 @@ export class IommuDmaPort implements DmaPort {
       if (!allows(translation.rights, direction)) this.#refuseRights(direction, iova, length);
       let slot = this.#slotOf(entry, direction, iova, length);
       if (!isInClear(slot)) {
-        slot = tamper?.slot(this.rid, direction, iova, slot) ?? slot;
-        const slotFault = this.#slotFault(slot, entry);
+        let bound = entry.slotFrom === 'translation' ? translation.generation : entry.generation;
+        const other = tamper?.slot(this.rid, direction, iova, slot) ?? slot;
+        if (other !== slot) {
+          slot = other;
+          bound = undefined;
+        }
+        const slotFault = this.#slotFault(slot, entry, bound);
         if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault, slot);
       }
       const part = Math.min(translation.length, length - done);
@@ -349,12 +355,20 @@ export class IommuDmaPort implements DmaPort {
     return this.#refuse(direction, iova, length, 'unasked-slot-in-translation', slot);
   }
 
-  #slotFault(slot: KeySlot, entry: DeviceTableEntry): FaultReason | undefined {
+  /** @param bound generation of the slot when its name was written down, where that is known */
+  #slotFault(
+    slot: KeySlot,
+    entry: DeviceTableEntry,
+    bound: number | undefined,
+  ): FaultReason | undefined {
     const { slots } = this.#iommu;
     const use = slots.use(slot);
     if (use === 'empty') return 'slot-empty';
     if (slots.vm(slot) !== entry.vm) return 'slot-of-another-vm';
-    return use === 'active' ? undefined : 'slot-not-active';
+    if (use !== 'active') return 'slot-not-active';
+    return bound !== undefined && bound < slots.since(slot)
+      ? 'slot-of-another-generation'
+      : undefined;
   }
 
   #refuseRights(direction: DmaDirection, iova: Iova, length: number): never {

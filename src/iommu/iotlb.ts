@@ -26,6 +26,7 @@ export class Iotlb {
   readonly #address: Float64Array;
   readonly #rights: Rights[];
   readonly #slot: (AccessSlot | undefined)[];
+  readonly #generation: (number | undefined)[];
   #hits = 0;
   #misses = 0;
 
@@ -41,6 +42,7 @@ export class Iotlb {
     this.#address = new Float64Array(lines);
     this.#rights = new Array<Rights>(lines).fill('none');
     this.#slot = new Array<AccessSlot | undefined>(lines).fill(undefined);
+    this.#generation = new Array<number | undefined>(lines).fill(undefined);
   }
 
   get hits(): number {
@@ -63,6 +65,7 @@ export class Iotlb {
       into.length = (this.#end[line] as number) - iova + 1;
       into.rights = this.#rights[line] as Rights;
       into.slot = this.#slot[line];
+      into.generation = this.#generation[line];
       return undefined;
     }
     this.#misses++;
@@ -77,6 +80,7 @@ export class Iotlb {
       this.#address[line] = into.address - offset;
       this.#rights[line] = into.rights;
       this.#slot[line] = into.slot;
+      this.#generation[line] = into.generation;
     }
     return undefined;
   }

@@ -68,6 +68,7 @@ export class MappedDomain implements Domain {
     into.length = mapping.end - iova + 1;
     into.rights = mapping.rights;
     into.slot = mapping.slot;
+    into.generation = mapping.generation;
     return undefined;
   }
 }

@@ -13,6 +13,8 @@ export interface Mapping {
   readonly mmio: boolean;
   /** Where the translation says it: what the data goes through. A guest's mappings have none. */
   readonly slot?: AccessSlot | undefined;
+  /** Of that slot, when the mapping was made. */
+  readonly generation?: number | undefined;
 }
 
 interface Node {

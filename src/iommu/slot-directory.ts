@@ -14,4 +14,6 @@ export interface SlotDirectory {
   vm(slot: KeySlot): VmId | undefined;
   /** Counts the keys that a slot has had; 0 where it never had one. */
   generation(slot: KeySlot): number;
+  /** The generation that the slot's present life began with, when it was filled; 0 where it is empty. */
+  since(slot: KeySlot): number;
 }

@@ -231,7 +231,9 @@ export class Machine implements AsyncDisposable {
       log: this.#log,
     });
     const domain = new IdentityDomain(this.iommu.newDomainId());
-    this.iommu.table.set(rid, { domain, vm: this.vm, slot: this.slot, rights: 'read-write' });
+    const { vm, slot } = this;
+    const generation = this.slots.generation(slot);
+    this.iommu.table.set(rid, { domain, vm, slot, generation, rights: 'read-write' });
     this.#virtioIommu?.addEndpoint(rid);
     const plugged = { machine: this, rid, address, endpoint, port, memory, server };
     this.#functions.push(plugged);

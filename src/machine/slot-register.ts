@@ -15,10 +15,13 @@ export type SlotListener = (now: SlotDescription, before: SlotDescription) => vo
 export class SlotRegister implements SlotDirectory {
   readonly #listeners = new Set<SlotListener>();
   readonly #slots = new Array<SlotDescription | undefined>(KEY_SLOTS).fill(undefined);
+  readonly #since = new Float64Array(KEY_SLOTS);
 
   enter(description: SlotDescription): void {
     const before = this.describe(description.slot);
     this.#slots[description.slot] = description;
+    if (description.state === 'empty') this.#since[description.slot] = 0;
+    else if (before.state === 'empty') this.#since[description.slot] = description.generation;
     for (const listener of this.#listeners) {
       try {
         listener(description, before);
@@ -47,6 +50,10 @@ export class SlotRegister implements SlotDirectory {
 
   generation(slot: KeySlot): number {
     return this.#slots[slot]?.generation ?? 0;
+  }
+
+  since(slot: KeySlot): number {
+    return this.#since[slot] ?? 0;
   }
 
   /** The slots that are not empty, in order. */

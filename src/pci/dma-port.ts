@@ -25,6 +25,7 @@ export type FaultReason =
   | 'slot-empty'
   | 'slot-not-active'
   | 'slot-of-another-vm'
+  | 'slot-of-another-generation'
   | 'no-slot-in-translation'
   | 'unasked-slot-in-translation'
   | 'outside-memory'

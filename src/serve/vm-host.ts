@@ -182,14 +182,14 @@ export class VmHost implements AsyncDisposable {
     if (entry === undefined) {
       throw new Error(`expected a function that is bound, got ${name}, which is blocked`);
     }
-    const { state, vm } = this.keys.describe(slot);
+    const { state, vm, generation } = this.keys.describe(slot);
     if (vm !== entry.vm) {
       const whose = vm === undefined ? `is ${state}` : `is VM ${vm}'s`;
       throw new Error(
         `expected a slot of VM ${entry.vm}, whose function ${name} is, got slot ${slot}, which ${whose}`,
       );
     }
-    table.set(rid, { ...entry, slotFrom: 'device-table', slot });
+    table.set(rid, { ...entry, slotFrom: 'device-table', slot, generation });
     return rid;
   }
 

@@ -55,7 +55,13 @@ describe("what Linux's virtio-iommu driver does to a device", () => {
     readonly bytes: Buffer;
   }
   const seen: Seen[] = [];
-  const translation: Translation = { address: gpa(0), length: 0, rights: 'none', slot: undefined };
+  const translation: Translation = {
+    address: gpa(0),
+    length: 0,
+    rights: 'none',
+    slot: undefined,
+    generation: undefined,
+  };
   const edu = new Edu({
     dmaMask: (1n << 64n) - 1n,
     onTransfer: ({ toRam, source, destination }, bytes) => {
@@ -309,6 +315,7 @@ describe('a guest that is told how to use it', () => {
       length: 0,
       rights: 'none',
       slot: undefined,
+      generation: undefined,
     };
     const used: { iova: number; leadsTo: number }[] = [];
     await using machine = await Machine.create({ ...(await machineOptions()), memory: 'plain' });

@@ -98,6 +98,8 @@ function point(
   what: {
     readonly slot?: AccessSlot | undefined;
     readonly mapping?: { readonly slot?: AccessSlot | undefined; readonly rights?: 'read' };
+    /** Of the slot, when it was named. */
+    readonly generation?: number;
     readonly entry?: Partial<Entry>;
     readonly mapped?: boolean;
     readonly plugged?: Plugged['plugged'];
@@ -111,13 +113,18 @@ function point(
   // In the clear is the mapping's to say, whichever way the slot is found.
   const inMapping = from === 'translation' || slot === IN_CLEAR ? slot : undefined;
   if (what.mapped ?? true) {
-    table.map({ start: GPA + page * PAGE, bytes: PAGE, slot: inMapping, ...what.mapping });
+    const { generation } = what;
+    const named = { slot: inMapping, generation, ...what.mapping };
+    table.map({ start: GPA + page * PAGE, bytes: PAGE, ...named });
   }
   one.iommu.table.set(
     rid,
     from === 'translation'
       ? { ...base, slotFrom: from }
-      : { ...base, slotFrom: from, slot: slot === IN_CLEAR ? one.slot : slot },
+      : {
+          ...{ ...base, slotFrom: from, generation: what.generation },
+          slot: slot === IN_CLEAR ? one.slot : slot,
+        },
   );
   const iova = GPA + page * PAGE + AT;
   return { port, iova, page, content: secret(LENGTH, page * PAGE + AT) };
@@ -163,6 +170,20 @@ const arrange: Record<RowName, (from: SlotFrom) => Promise<Arranged> | Arranged>
   },
   'through a key, a shared page': async (from) => point(from, await sharedPage()),
   'in the clear, a private page': (from) => point(from, newPage(), { slot: IN_CLEAR }),
+  'a slot that was destroyed and filled again since it was named': async (from) => {
+    const { slots } = bench.one;
+    await refill(SPARE);
+    const page = newPage();
+    const generation = slots.generation(SPARE);
+    const arranged = point(from, page, { slot: SPARE, generation });
+    // As long as the key is the one that was meant, and after a rotation of it, the DMA is done.
+    arranged.port.writeFrom(GPA + page * PAGE, secret(PAGE, page * PAGE));
+    await bench.one.keys.rotate(SPARE);
+    await bench.one.keys.rotated(SPARE);
+    arranged.port.readInto(arranged.iova, new Uint8Array(LENGTH));
+    await refill(SPARE);
+    return arranged;
+  },
   'a slot whose key is of another generation than the data': async (from) => {
     const { one } = bench;
     const page = newPage();

@@ -54,7 +54,14 @@ export const matrix = [
   { name: 'in the clear, a shared page', read: 'done', write: 'done' },
   { name: 'through a key, a shared page', ...noise('page-is-shared') },
   { name: 'in the clear, a private page', ...noise('page-is-private') },
-  { name: 'a slot whose key is of another generation than the data', ...noise('no record') },
+  {
+    name: 'a slot that was destroyed and filled again since it was named',
+    ...refused('slot-of-another-generation'),
+  },
+  {
+    name: 'a slot whose key is of another generation than the data',
+    ...noise('no record'),
+  },
   { name: 'a function that was moved to another VM', ...refused('no-device-table-entry') },
 ] as const satisfies readonly Row[];
 

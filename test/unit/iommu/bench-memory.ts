@@ -33,7 +33,7 @@ export function nativeMemory(bytes: number): { memory: PlainMemory; bytes: Uint8
 
 /**
  * Slot 1 is VM 1's and active, slot 2 is VM 2's and active, slot 3 is VM 1's and revoked; their keys are of
- * generation 10, 20 and 30.
+ * generation 10, 20 and 30, and of slot 1 the present life began with generation 9.
  */
 export class FourSlots implements SlotDirectory {
   use(slot: KeySlot): SlotUse {
@@ -46,5 +46,9 @@ export class FourSlots implements SlotDirectory {
 
   generation(slot: KeySlot): number {
     return slot >= 1 && slot <= 3 ? slot * 10 : 0;
+  }
+
+  since(slot: KeySlot): number {
+    return slot === 1 ? 9 : this.generation(slot);
   }
 }

@@ -97,6 +97,16 @@ describe('a slot that the translation names', () => {
     expectRefused(bench, 0, reason, slot);
   });
 
+  test('is refused once it was filled anew, also out of the IOTLB', () => {
+    const bench = setUp('translation');
+    bench.table.map({ start: 0, bytes: PAGE, slot: OWN, generation: 8 });
+    expectRefused(bench, 0, 'slot-of-another-generation', OWN);
+    bench.table.setSlot(0, PAGE, OWN, 9);
+    expect(reasonOf(() => bench.port.readInto(0, new Uint8Array(16)))).toBe('done');
+    bench.table.setSlot(0, PAGE, OWN);
+    expect(reasonOf(() => bench.port.readInto(0, new Uint8Array(16)))).toBe('done');
+  });
+
   test('has to be there where the function finds its slot in the translation', () => {
     const bench = setUp('translation');
     bench.table.map({ start: 0, bytes: PAGE });

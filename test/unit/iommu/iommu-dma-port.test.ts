@@ -28,7 +28,10 @@ const BYTES = 64 * 1024;
 
 /** Parts of an entry: those that only one way of finding the slot has cannot be mixed. */
 type Change = Partial<Pick<DeviceTableEntry, 'domain' | 'rights'>> &
-  ({ slot?: KeySlot } | { slotFrom: 'translation'; slot?: undefined });
+  (
+    | { slot?: KeySlot; generation?: number | undefined }
+    | { slotFrom: 'translation'; slot?: undefined }
+  );
 
 function setUp(change: Change = {}, memory?: GuestMemory) {
   const iommu = new Iommu(new FourSlots());
@@ -114,6 +117,16 @@ describe('what is refused', () => {
     [3, 'slot-not-active'],
   ])('slot %i: %s', (slot, reason) => {
     expectRefused(setUp({ slot: keySlot(slot) }), 0x1000, 16, { read: reason, write: reason });
+  });
+
+  test('a slot that was filled anew since the entry named it, and no other', () => {
+    const reason = 'slot-of-another-generation';
+    expectRefused(setUp({ generation: 8 }), 0x1000, 16, { read: reason, write: reason });
+    // A rotation began no new life, and the entry may be of before it; or say nothing.
+    for (const generation of [9, 10, undefined]) {
+      const { port } = setUp({ generation });
+      expect(reasonOf(() => port.readInto(0x1000, new Uint8Array(16)))).toBe('allowed');
+    }
   });
 
   test('the record names the slot that was resolved, of the entry or the translation, and its generation', () => {

@@ -137,7 +137,13 @@ test('lines of domains that collide never answer for each other', () => {
   const two = new PageMap(2);
   one.pages.set(31, { frame: 100, rights: 'read' });
   two.pages.set(0, { frame: 200, rights: 'write' });
-  const into: Translation = { address: gpa(0), length: 0, rights: 'none', slot: undefined };
+  const into: Translation = {
+    address: gpa(0),
+    length: 0,
+    rights: 'none',
+    slot: undefined,
+    generation: undefined,
+  };
   for (let round = 0; round < 3; round++) {
     iommu.iotlb.translate(one, 31 * PAGE, into);
     expect(into).toMatchObject({ address: 100 * PAGE, rights: 'read' });

@@ -62,7 +62,13 @@ const lastOf = ({ page, pages }: { page: number; pages: number }) => page + page
 test('after any requests it says of every page what a list of mappings says', {
   timeout: 30_000,
 }, () => {
-  const into: Translation = { address: gpa(0), length: 0, rights: 'none', slot: undefined };
+  const into: Translation = {
+    address: gpa(0),
+    length: 0,
+    rights: 'none',
+    slot: undefined,
+    generation: undefined,
+  };
   fc.assert(
     fc.property(fc.array(request, { maxLength: 60 }), (requests) => {
       const domain = new MappedDomain(1);
@@ -152,7 +158,13 @@ test('100,000 mappings made in order, looked up, and removed at once', () => {
   const domain = new MappedDomain(1);
   const count = 100_000;
   for (let i = 0; i < count; i++) domain.map(mapping(i, 1, count - i));
-  const into: Translation = { address: gpa(0), length: 0, rights: 'none', slot: undefined };
+  const into: Translation = {
+    address: gpa(0),
+    length: 0,
+    rights: 'none',
+    slot: undefined,
+    generation: undefined,
+  };
   for (let i = 0; i < count; i += 997) {
     expect(domain.translate(i * PAGE, into)).toBe(undefined);
     expect(into.address).toBe((count - i) * PAGE);

@@ -125,6 +125,19 @@ describe('the order between the register and the keeper', () => {
     });
   });
 
+  test('a life of the slot begins when it is filled, and goes on through rotations', async () => {
+    const life = () => [register.since(SLOT), register.generation(SLOT)];
+    expect(life()).toEqual([0, 0]);
+    await keys.generate(SLOT, { vm: VM });
+    await keys.activate(SLOT);
+    await keys.rotate(SLOT);
+    expect(life()).toEqual([1, 2]);
+    await keys.destroy(SLOT);
+    expect(life()).toEqual([0, 2]);
+    await keys.generate(SLOT, { vm: VM });
+    expect(life()).toEqual([3, 3]);
+  });
+
   test('a keeper that is gone takes the slot with it', async () => {
     await keys.generate(SLOT, { vm: VM });
     await keys.activate(SLOT);
