@@ -238,20 +238,34 @@ export class VirtualMachine implements AsyncDisposable {
    */
   async reboot(options: RebootOptions = {}): Promise<void> {
     const { timeoutMs = bootTimeoutDefaultMs, command = ['reboot', '-f'] } = options;
+    const anew = this.startedAnew(timeoutMs);
+    anew.catch(() => {}); // awaited below, unless setting fails
+    await this.qmp.execute('set-action', { reboot: 'reset' }); // in place of -no-reboot
+    try {
+      this.start(command);
+      await anew;
+    } finally {
+      // A panic is to end QEMU again; gone, it has nothing to set.
+      await this.qmp.execute('set-action', { reboot: 'shutdown' }).catch(() => {});
+    }
+  }
+
+  /**
+   * Settles when the guest's agent is ready the next time: the guest has started anew, whoever made it. A
+   * firmware may reset the machine once more on its way, so an event of QEMU's is too early.
+   * @throws VmTimeoutError; QemuEndedError, GuestPanicError where it does not come back; VmError
+   */
+  async startedAnew(timeoutMs = bootTimeoutDefaultMs): Promise<void> {
     if (this.#agent === undefined) throw new VmError('expected a guest with our agent to reboot');
     const back = this.#agent.nextHello();
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => reject(bootTimeout('init', timeoutMs, this.console)), timeoutMs);
     });
-    await this.qmp.execute('set-action', { reboot: 'reset' }); // in place of -no-reboot
     try {
-      this.start(command);
       await Promise.race([back, late]);
     } finally {
       clearTimeout(timer);
-      // A panic is to end QEMU again; gone, it has nothing to set.
-      await this.qmp.execute('set-action', { reboot: 'shutdown' }).catch(() => {});
     }
   }
 

@@ -110,10 +110,10 @@ END
     async (how, begin) => {
       const before = await boots();
       await writes(how);
-      const reset = guest.vm.qmp.event('RESET', bootTimeoutMs);
+      const anew = guest.vm.startedAnew(bootTimeoutMs);
       // What runs in the guest gets no answer any more.
       Promise.resolve(begin()).catch(() => {});
-      await reset;
+      await anew;
       expect(await boots()).not.toBe(before);
       const found = await guest.sh(`
         mount ${await disk()} /mnt; cat /root/generation /mnt/generation
