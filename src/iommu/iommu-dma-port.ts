@@ -264,8 +264,10 @@ export class IommuDmaPort implements DmaPort {
       this.#entryVersion = table.version;
     }
     const { tamper } = this.#iommu;
-    const spoilt = tamper?.refusal(this.rid, direction, iova, length);
-    if (spoilt !== undefined) this.#refuse(direction, iova, length, spoilt);
+    if (tamper !== undefined) {
+      const spoilt = tamper.refusal(this.rid, direction, iova, length);
+      if (spoilt !== undefined) this.#refuse(direction, iova, length, spoilt);
+    }
     if (first === 0) this.#crossings = 0;
     const entry = this.#entry;
     if (entry === undefined) this.#refuse(direction, iova, length, 'no-device-table-entry');
@@ -287,13 +289,18 @@ export class IommuDmaPort implements DmaPort {
         : domain.translate(start + done, translation);
       if (fault !== undefined) this.#refuse(direction, iova, length, fault);
       if (!allows(translation.rights, direction)) this.#refuseRights(direction, iova, length);
-      let slot = this.#slotOf(entry, direction, iova, length);
+      const byTable = entry.slotFrom !== 'translation';
+      // Nearly always the entry has the slot, and the translation none.
+      let slot =
+        byTable && translation.slot === undefined
+          ? entry.slot
+          : this.#slotOf(entry, direction, iova, length);
       if (!isInClear(slot)) {
-        let bound = entry.slotFrom === 'translation' ? translation.generation : entry.generation;
-        const other = tamper?.slot(this.rid, direction, iova, slot) ?? slot;
-        if (other !== slot) {
+        let bound = byTable ? entry.generation : translation.generation;
+        if (tamper !== undefined) {
+          const other = tamper.slot(this.rid, direction, iova, slot);
+          if (other !== slot) bound = undefined;
           slot = other;
-          bound = undefined;
         }
         const slotFault = this.#slotFault(slot, entry, bound);
         if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault, slot);
@@ -313,7 +320,8 @@ export class IommuDmaPort implements DmaPort {
 
   /** Appends to the access's last segment where the bytes go on there, so that memory sees long runs. */
   #addSegment(first: number, end: number, address: Gpa, length: number, slot: AccessSlot): number {
-    const crosses = this.#memory.crosses(slot, address, length);
+    // Plain memory has no private pages to be crossed with.
+    const crosses = this.#memory.mode === 'sealed' && this.#memory.crosses(slot, address, length);
     if (crosses) this.#crossings++;
     const last = end > first ? this.#segments[end - 1] : undefined;
     if (last !== undefined && last.slot === slot && last.address + last.length === address) {
@@ -366,9 +374,8 @@ export class IommuDmaPort implements DmaPort {
     if (use === 'empty') return 'slot-empty';
     if (slots.vm(slot) !== entry.vm) return 'slot-of-another-vm';
     if (use !== 'active') return 'slot-not-active';
-    return bound !== undefined && bound < slots.since(slot)
-      ? 'slot-of-another-generation'
-      : undefined;
+    if (bound === undefined || bound >= slots.since(slot)) return undefined;
+    return 'slot-of-another-generation';
   }
 
   #refuseRights(direction: DmaDirection, iova: Iova, length: number): never {

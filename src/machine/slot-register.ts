@@ -15,11 +15,14 @@ export type SlotListener = (now: SlotDescription, before: SlotDescription) => vo
 export class SlotRegister implements SlotDirectory {
   readonly #listeners = new Set<SlotListener>();
   readonly #slots = new Array<SlotDescription | undefined>(KEY_SLOTS).fill(undefined);
-  readonly #since = new Float64Array(KEY_SLOTS);
+  /** What each DMA asks for, ready for use. */
+  readonly #use = new Array<SlotUse>(KEY_SLOTS).fill('empty');
+  readonly #since = new Array<number>(KEY_SLOTS).fill(0);
 
   enter(description: SlotDescription): void {
     const before = this.describe(description.slot);
     this.#slots[description.slot] = description;
+    this.#use[description.slot] = useOf(description.state);
     if (description.state === 'empty') this.#since[description.slot] = 0;
     else if (before.state === 'empty') this.#since[description.slot] = description.generation;
     for (const listener of this.#listeners) {
@@ -39,9 +42,7 @@ export class SlotRegister implements SlotDirectory {
   }
 
   use(slot: KeySlot): SlotUse {
-    const state = this.#slots[slot]?.state ?? 'empty';
-    if (serves(state)) return 'active';
-    return state === 'empty' ? 'empty' : 'not-active';
+    return this.#use[slot] ?? 'empty';
   }
 
   vm(slot: KeySlot): VmId | undefined {
@@ -73,4 +74,9 @@ export class SlotRegister implements SlotDirectory {
     } as const;
     return this.#slots[slot] ?? none;
   }
+}
+
+function useOf(state: SlotDescription['state']): SlotUse {
+  if (serves(state)) return 'active';
+  return state === 'empty' ? 'empty' : 'not-active';
 }
