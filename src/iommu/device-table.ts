@@ -2,6 +2,7 @@ import type { AccessSlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Domain, Rights } from './domain.ts';
+import { Watchers } from './watchers.ts';
 
 /**
  * One entry: what a requester ID is allowed and whose key its data goes through
@@ -50,7 +51,7 @@ export type TableListener = (
 /** rid → entry. No entry means blocked. */
 export class DeviceTable {
   readonly #entries = new Map<RequesterId, DeviceTableEntry>();
-  readonly #listeners = new Set<TableListener>();
+  readonly #watchers = new Watchers<Parameters<TableListener>>();
   #version = 0;
 
   /** Changes with every change of the table, so that a port may keep its entry between changes. */
@@ -74,7 +75,7 @@ export class DeviceTable {
     const kept = Object.freeze({ ...entry });
     this.#entries.set(rid, kept);
     this.#version++;
-    this.#tell(rid, kept, before);
+    this.#watchers.tell(rid, kept, before);
   }
 
   /** Removes an entry, which blocks the function. Answers whether there was one. */
@@ -83,7 +84,7 @@ export class DeviceTable {
     if (before === undefined) return false;
     this.#entries.delete(rid);
     this.#version++;
-    this.#tell(rid, undefined, before);
+    this.#watchers.tell(rid, undefined, before);
     return true;
   }
 
@@ -97,18 +98,6 @@ export class DeviceTable {
 
   /** Calls `listener` with each change from now on, which holds already. Answers how to stop that. */
   onChange(listener: TableListener): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
-  }
-
-  #tell(...change: Parameters<TableListener>): void {
-    for (const listener of this.#listeners) {
-      try {
-        listener(...change);
-      } catch (error) {
-        // Who only watches must not be in the way of whoever blocks a function.
-        process.emitWarning(error instanceof Error ? error : String(error));
-      }
-    }
+    return this.#watchers.add(listener);
   }
 }

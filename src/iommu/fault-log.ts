@@ -2,6 +2,7 @@ import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { DmaDirection, FaultReason, Iova } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
+import { Watchers } from './watchers.ts';
 
 /**
  * One DMA that was refused, or that was done and met pages of the other kind: who, where, why (AMD IOMMU
@@ -33,7 +34,7 @@ export interface FaultRecord {
 export class FaultLog {
   readonly #capacity: number;
   readonly #records: FaultRecord[] = [];
-  readonly #listeners = new Set<(fault: FaultRecord) => void>();
+  readonly #watchers = new Watchers<[fault: FaultRecord]>();
   #total = 0;
 
   /** @param capacity how many records are kept; older ones are dropped, and counted. */
@@ -66,20 +67,12 @@ export class FaultLog {
     const record: FaultRecord = { sequence: ++this.#total, time: Date.now(), ...fault, refused };
     this.#records.push(record);
     if (this.#records.length > this.#capacity) this.#records.shift();
-    for (const listener of this.#listeners) {
-      try {
-        listener(record);
-      } catch (error) {
-        // Who only watches must not change what the device gets, which is its abort.
-        process.emitWarning(error instanceof Error ? error : String(error));
-      }
-    }
+    this.#watchers.tell(record);
     return record;
   }
 
   /** Calls `listener` with each record from now on. Answers how to stop that. */
   onFault(listener: (fault: FaultRecord) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#watchers.add(listener);
   }
 }

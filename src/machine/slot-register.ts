@@ -1,4 +1,5 @@
 import type { SlotDirectory, SlotUse } from '../iommu/slot-directory.ts';
+import { Watchers } from '../iommu/watchers.ts';
 import { KEY_SLOTS, type KeySlot } from '../keys/key-slot.ts';
 import { type SlotDescription, serves } from '../keys/slot-lifecycle.ts';
 import type { VmId } from '../keys/vm-id.ts';
@@ -13,7 +14,7 @@ export type SlotListener = (now: SlotDescription, before: SlotDescription) => vo
  * An array and not a map: every DMA looks up its slot here.
  */
 export class SlotRegister implements SlotDirectory {
-  readonly #listeners = new Set<SlotListener>();
+  readonly #watchers = new Watchers<Parameters<SlotListener>>();
   readonly #slots = new Array<SlotDescription | undefined>(KEY_SLOTS).fill(undefined);
   /** What each DMA asks for, ready for use. */
   readonly #use = new Array<SlotUse>(KEY_SLOTS).fill('empty');
@@ -25,20 +26,12 @@ export class SlotRegister implements SlotDirectory {
     this.#use[description.slot] = useOf(description.state);
     if (description.state === 'empty') this.#since[description.slot] = 0;
     else if (before.state === 'empty') this.#since[description.slot] = description.generation;
-    for (const listener of this.#listeners) {
-      try {
-        listener(description, before);
-      } catch (error) {
-        // Who only watches must not be in the way of whoever revokes a slot.
-        process.emitWarning(error instanceof Error ? error : String(error));
-      }
-    }
+    this.#watchers.tell(description, before);
   }
 
   /** Calls `listener` with each description that is entered, and the one before it. Answers how to stop that. */
   onEntered(listener: SlotListener): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#watchers.add(listener);
   }
 
   use(slot: KeySlot): SlotUse {
