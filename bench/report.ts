@@ -57,9 +57,9 @@ export function barsOf(report: Report): BarResult[] {
       `NVMe ${one.workload}, ${one.disk} of ${one.peer}`,
       one,
     ]),
-    ...(rotationFio?.figures ?? []).map((one): [string, Comparison] => [
-      `fio ${one.workload}, rotating`,
-      one,
+    ...(rotationFio?.figures ?? []).flatMap((one): [string, Comparison][] => [
+      [`fio ${one.workload}, rotating with a duty of ${one.duty} %`, one],
+      [`rotation with a duty of ${one.duty} % beside fio ${one.workload}`, one.elapsed],
     ]),
   ];
   return named.flatMap(([name, one]) =>
@@ -108,9 +108,9 @@ export function printReport(
   if (report.guestTests !== undefined) printGuestTests(report.guestTests);
   if (report.nvme !== undefined) printNvme(report.nvme);
   if (report.rotationFio !== undefined) {
-    const { figures, workRatio, loads } = report.rotationFio;
-    console.log(`\nfio while the key is rotated; work: ${workRatio} plain passes; load ${loads}`);
-    console.table(figures.map(row));
+    const { figures, pass_ms, loads } = report.rotationFio;
+    console.log(`\nfio while the key is rotated; a plain pass: ${pass_ms} ms; load ${loads}`);
+    console.table(figures.map((one) => ({ ...row(one), elapsed: one.elapsed.ratio })));
   }
   console.log('\nbars');
   for (const { name, ratio, bar, met } of bars) {

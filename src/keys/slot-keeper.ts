@@ -34,6 +34,8 @@ export interface RotateOptions {
   readonly descriptor?: number | undefined;
   /** Those of the present key unless told. */
   readonly keyBits?: KeyBits | undefined;
+  /** Percent of the thread that serves memory, 5 to 100, while guests are at memory; 20 unless told. */
+  readonly duty?: number | undefined;
 }
 
 /**

@@ -1,4 +1,5 @@
 import type { KeySlot } from '../keys/key-slot.ts';
+import { rotationDuty } from '../keys/rotation-duty.ts';
 import type {
   KeyOptions,
   RotateOptions,
@@ -76,10 +77,12 @@ export class KeySlots {
   /**
    * Begins a rotation: active → rotating, and active again at its end, when the old key is wiped. It runs in
    * the background, the guest beside it; {@link rotated} waits for it.
-   * @throws KeySlotError, also where one is under way; as {@link load} for a key from a descriptor
+   * @throws KeySlotError, also where one is under way; RangeError for a duty that is none; as {@link load} for a
+   *   key from a descriptor
    */
   async rotate(slot: KeySlot, options: RotateOptions = {}): Promise<SlotDescription> {
     this.#expect(slot, 'rotate');
+    if (options.duty !== undefined) rotationDuty(options.duty);
     const keyBits = options.keyBits ?? this.describe(slot).keyBits;
     return await this.#keeper.rotate(slot, { ...options, keyBits });
   }

@@ -66,9 +66,9 @@ export class ControllerKeys implements SlotKeeper {
   /** Without `keyBits` a descriptor is taken to hold a key of 256 bits. */
   async rotate(
     slot: KeySlot,
-    { descriptor, keyBits }: RotateOptions = {},
+    { descriptor, keyBits, duty }: RotateOptions = {},
   ): Promise<SlotDescription> {
-    const request = { op: 'rotate-key', slot, keyBits } as const;
+    const request = { op: 'rotate-key', slot, keyBits, duty } as const;
     if (descriptor === undefined) return await this.#ask(request, this.#by('rotate'));
     await keyIsWaiting(descriptor, keyBytes(checkKeyBits(keyBits ?? 256)));
     return await this.#ask(

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { rotationDuty } from '../../keys/rotation-duty.ts';
 import type { ControlClient } from '../../serve/control/control-client.ts';
 import type { KeyDescription } from '../../serve/control/operations.ts';
 import { columns } from '../columns.ts';
@@ -10,6 +11,7 @@ interface KeyFlags extends ControlFlags {
   readonly vm?: string;
   readonly bits?: 128 | 256;
   readonly fd?: number;
+  readonly duty?: number;
   readonly wait?: boolean;
 }
 
@@ -82,10 +84,19 @@ export function keyCommand(): Command {
     step('rotate', 'encrypts memory anew under another key, while the VM runs', either)
       .addOption(fdFlag('a descriptor that the new key is read from; a random one without'))
       .addOption(bitsFlag())
+      .addOption(
+        new Option(
+          '--duty <percent>',
+          'of the thread that serves memory, while guests are at memory: little disturbs them little, and takes longer (20)',
+        ).argParser(percent),
+      )
       .option('--wait', 'until it is done')
       .action((slot: string, flags: KeyFlags) =>
         tell(flags, async (client) => {
-          const fields = { slot, ...bitsOf(flags), descriptor: flags.fd !== undefined };
+          const fields = {
+            ...{ slot, ...bitsOf(flags), descriptor: flags.fd !== undefined },
+            ...(flags.duty === undefined ? {} : { duty: flags.duty }),
+          };
           if (flags.fd !== undefined) expectInherited(flags.fd);
           const options = flags.fd === undefined ? {} : { descriptor: flags.fd };
           const begun = await client.ask('key-rotate', fields, options);
@@ -156,6 +167,15 @@ function slotNumber(text: string): number {
 function keyBits(text: string): 128 | 256 {
   if (text === '128' || text === '256') return Number(text) as 128 | 256;
   throw new InvalidArgumentError('expected 128 or 256');
+}
+
+/** @throws InvalidArgumentError */
+function percent(text: string): number {
+  try {
+    return rotationDuty(/^\d+$/.test(text) ? Number(text) : Number.NaN);
+  } catch (error) {
+    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
+  }
 }
 
 function descriptor(text: string): number {

@@ -23,6 +23,8 @@ export type KeyRequest =
       readonly op: 'rotate-key';
       readonly slot: number;
       readonly keyBits?: KeyBits | undefined;
+      /** Percent, to be checked. */
+      readonly duty?: number | undefined;
       readonly descriptor?: number | undefined;
     }
   | { readonly op: 'pause-rotation'; readonly slot: number }

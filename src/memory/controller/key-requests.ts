@@ -1,6 +1,7 @@
 import { fileFlags, O_NONBLOCK, setFileFlags } from '../../ffi/libc.ts';
 import { type KeySlot, keySlot } from '../../keys/key-slot.ts';
 import type { KeyTable } from '../../keys/key-table.ts';
+import { rotationDuty } from '../../keys/rotation-duty.ts';
 import type { SlotDescription } from '../../keys/slot-lifecycle.ts';
 import { type VmId, vmId } from '../../keys/vm-id.ts';
 import type { DescriptorReceiver } from '../descriptor-channel.ts';
@@ -55,7 +56,8 @@ export class KeyRequests {
 
   #rotate(slot: KeySlot, request: Extract<KeyRequest, { op: 'rotate-key' }>): void {
     const { descriptor, keyBits } = request;
-    const begin = (fd: number | undefined) => this.#rotations.begin(slot, { fd, keyBits });
+    const duty = request.duty === undefined ? undefined : rotationDuty(request.duty);
+    const begin = (fd: number | undefined) => this.#rotations.begin(slot, { fd, keyBits, duty });
     if (descriptor === undefined) begin(undefined);
     else this.#withKey(descriptor, begin);
   }

@@ -37,12 +37,14 @@
  */
 import type { KeySlot } from '../../keys/key-slot.ts';
 import type { SlotKeys } from '../../keys/key-table.ts';
+import { ROTATION_DUTY_DEFAULT, type RotationDuty } from '../../keys/rotation-duty.ts';
 import type { RotationProgress } from '../../keys/slot-keeper.ts';
 import type { Dram } from './dram.ts';
 
 export class Rotation {
   readonly slot: KeySlot;
   readonly generation: number;
+  readonly duty: RotationDuty;
   state: RotationProgress['state'] = 'running';
   readonly #memories: readonly Dram[];
   readonly #pages: number;
@@ -54,9 +56,15 @@ export class Rotation {
   #workMs = 0;
 
   /** @param memories all that the slot's VM has as the rotation begins */
-  constructor(slot: KeySlot, generation: number, memories: readonly Dram[]) {
+  constructor(
+    slot: KeySlot,
+    generation: number,
+    memories: readonly Dram[],
+    duty: RotationDuty = ROTATION_DUTY_DEFAULT,
+  ) {
     this.slot = slot;
     this.generation = generation;
+    this.duty = duty;
     this.#memories = memories;
     this.#pages = memories.reduce((sum, { pages }) => sum + pages, 0);
   }

@@ -1,15 +1,20 @@
 import type { KeySlot } from '../../keys/key-slot.ts';
 import type { KeyTable } from '../../keys/key-table.ts';
+import type { RotationDuty } from '../../keys/rotation-duty.ts';
 import type { RotationProgress } from '../../keys/slot-keeper.ts';
 import { type KeyBits, KeySlotError } from '../../keys/slot-lifecycle.ts';
 import type { VmId } from '../../keys/vm-id.ts';
 import type { Dram } from './dram.ts';
 import { Rotation } from './rotation.ts';
 
-/** How long rotations go on before the event loop gets to timers and messages, a revocation among them. */
-const TURN_MS_MAX = 0.25;
-/** How long they rest after a turn while guests are at memory. */
+/** How long they rest after a turn while guests are at memory: the least that a timer does. */
 const REST_MS = 1;
+/**
+ * How long rotations go on where they need not rest, or may have nearly all, before the event loop gets to
+ * timers and messages, a revocation among them.
+ */
+const TURN_MS = 0.25;
+const TURN_MS_MAX = 10;
 /** Guests are at memory until no request has come for so long. */
 const QUIET_MS = 20;
 /** How often the asker hears how far a rotation is. */
@@ -33,13 +38,13 @@ export interface RotationsOptions {
  * The rotations that are under way, in the background of the requests for memory.
  *
  * A turn is: a step of one rotation, all requests that wait by then, a step of the next rotation, and so on
- * for at most {@link TURN_MS_MAX}; then the event loop goes round. So a request waits for one step, some
- * microseconds, and a rotation for the requests that the kernel has at one moment: neither can keep the other
- * from ever getting on.
+ * for a while; then the event loop goes round. So a request waits for one step, some microseconds, and a
+ * rotation for the requests that the kernel has at one moment: neither can keep the other from ever getting on.
  *
  * What a rotation takes from a guest beside that is the CPU, which the guest and its devices may want
- * themselves. So while requests come, the thread rests after each turn, and rotations have a fifth of it. Where
- * none has come for {@link QUIET_MS} ms, they have all of it.
+ * themselves. So while requests come, the thread rests for {@link REST_MS} after each turn, which is as long as
+ * makes the part of the thread that a rotation may have: its duty, the largest one where several are under way.
+ * Where no request has come for {@link QUIET_MS}, they have all of it.
  */
 export class Rotations {
   readonly #options: RotationsOptions;
@@ -58,12 +63,21 @@ export class Rotations {
   /** Gives a slot a new key, and begins to move memory to it. @throws as KeyTable.rotate */
   begin(
     slot: KeySlot,
-    source: { readonly fd?: number | undefined; readonly keyBits?: KeyBits | undefined },
+    {
+      duty,
+      ...source
+    }: {
+      readonly fd?: number | undefined;
+      readonly keyBits?: KeyBits | undefined;
+      readonly duty?: RotationDuty | undefined;
+    },
   ): void {
     const { keys, memories, tell } = this.#options;
     keys.rotate(slot, source);
     const { vm, generation } = keys.describe(slot);
-    const rotation = new Rotation(slot, generation, vm === undefined ? [] : memories(vm));
+    const rotation = new Rotation(
+      ...([slot, generation, vm === undefined ? [] : memories(vm), duty] as const),
+    );
     this.#rotations.set(slot, rotation);
     tell(rotation.progress);
     this.#schedule();
@@ -116,13 +130,27 @@ export class Rotations {
       this.#cancelTurn = undefined;
       this.#takeTurn();
     };
-    if (this.#isQuiet()) {
+    if (this.#isQuiet() || this.#duty === 100) {
       const immediate = setImmediate(take);
       this.#cancelTurn = () => clearImmediate(immediate);
     } else {
       const timeout = setTimeout(take, REST_MS);
       this.#cancelTurn = () => clearTimeout(timeout);
     }
+  }
+
+  get #duty(): number {
+    let most = 0;
+    for (const { state, duty } of this.#rotations.values()) {
+      if (state === 'running') most = Math.max(most, duty);
+    }
+    return most;
+  }
+
+  /** Turns of that length, with rests between them, have the duty. */
+  get #turnMs(): number {
+    const duty = this.#duty;
+    return duty === 100 ? TURN_MS : Math.min((REST_MS * duty) / (100 - duty), TURN_MS_MAX);
   }
 
   #isQuiet(): boolean {
@@ -136,6 +164,7 @@ export class Rotations {
   #takeTurn(): void {
     const { serve, tell } = this.#options;
     const begun = performance.now();
+    const turnMs = this.#turnMs;
     const tells = begun - this.#told >= TELL_MS;
     if (tells) this.#told = begun;
     do {
@@ -144,7 +173,7 @@ export class Rotations {
       this.#step(rotation);
       // The connection may end here, and every rotation with it.
       serve();
-    } while (performance.now() - begun < TURN_MS_MAX);
+    } while (performance.now() - begun < turnMs);
     if (tells) {
       for (const { state, progress } of this.#rotations.values()) {
         if (state === 'running') tell(progress);

@@ -23,7 +23,13 @@ export interface ControlOperations {
   'key-load': { readonly slot: number; readonly vm?: string; readonly bits?: number };
   'key-bind': { readonly slot: number; readonly vm: string };
   'key-activate': { readonly slot: number };
-  'key-rotate': { readonly slot: SlotName; readonly bits?: number; readonly descriptor?: boolean };
+  /** `duty`: percent of the thread that serves memory. */
+  'key-rotate': {
+    readonly slot: SlotName;
+    readonly bits?: number;
+    readonly descriptor?: boolean;
+    readonly duty?: number;
+  };
   'key-pause': { readonly slot: SlotName };
   'key-resume': { readonly slot: SlotName };
   'key-revoke': { readonly slot: SlotName };
@@ -96,7 +102,10 @@ const SHAPES: Readonly<Record<ControlOperation, Shape>> = {
   'key-load': { must: { slot }, may: { vm, bits } },
   'key-bind': { must: { slot, vm } },
   'key-activate': { must: { slot } },
-  'key-rotate': { must: { slot: slotName }, may: { bits, descriptor: flag } },
+  'key-rotate': {
+    must: { slot: slotName },
+    may: { bits, descriptor: flag, duty: integer('a duty in percent', 100) },
+  },
   'key-pause': { must: { slot: slotName } },
   'key-resume': { must: { slot: slotName } },
   'key-revoke': { must: { slot: slotName } },

@@ -117,10 +117,10 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
       await keys.activate(keySlot(slot));
       return described(slot);
     },
-    'key-rotate': async ({ slot, bits, descriptor }, io) => {
+    'key-rotate': async ({ slot, bits, descriptor, duty }, io) => {
       const which = host.slotOf(slot);
       const key = descriptor === true ? { descriptor: io.descriptor() } : {};
-      await keys.rotate(which, { ...key, ...keyBits(bits) });
+      await keys.rotate(which, { ...key, ...keyBits(bits), duty });
       return described(which);
     },
     'key-pause': async ({ slot }) => {

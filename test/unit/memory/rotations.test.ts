@@ -1,6 +1,6 @@
 import { ftruncateSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import {
   close,
   copyFromAddress,
@@ -14,6 +14,7 @@ import {
 } from '../../../src/ffi/libc.ts';
 import { type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
 import { KeyTable } from '../../../src/keys/key-table.ts';
+import { rotationDuty } from '../../../src/keys/rotation-duty.ts';
 import type { RotationProgress } from '../../../src/keys/slot-keeper.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
 import { Dram } from '../../../src/memory/controller/dram.ts';
@@ -152,6 +153,55 @@ test('while requests come it rests after each turn; while none comes it does not
     vi.advanceTimersByTime(1);
     expect(served).toBeGreaterThan(before);
   }
+});
+
+test('the duty of a rotation is how long its turns are beside its rests', async () => {
+  // Each step takes a sixteenth of a millisecond by the clock that turns are measured with; a rest is 1 ms.
+  const clock = vi.spyOn(performance, 'now');
+  onTestFinished(() => clock.mockRestore());
+  let now = 1000;
+  clock.mockImplementation(() => now);
+  serve = () => {
+    requests++;
+    now += 1 / 16;
+  };
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  for (const [duty, steps] of [
+    [20, 4],
+    [50, 16],
+    [75, 48],
+    [95, 128],
+  ] as const) {
+    fill(SLOT);
+    rotations.begin(SLOT, { duty: rotationDuty(duty) });
+    const before = served;
+    // Its first turn is an immediate, or comes after a rest; no other comes before the next rest is over.
+    vi.advanceTimersByTime(1);
+    await turns(20, () => served > before);
+    expect(served - before, `${duty} %`).toBe(steps);
+    keys.revoke(SLOT);
+    rotations.drop(SLOT);
+    keys.destroy(SLOT);
+    keys.generate(SLOT, { vm: VM });
+    keys.activate(SLOT);
+    memories = [memory()];
+  }
+});
+
+test('with a duty of all it never rests, and the event loop goes round all the same', async () => {
+  fill(SLOT);
+  serve = () => {
+    requests++;
+  };
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  rotations.begin(SLOT, { duty: rotationDuty(100) });
+  let others = 0;
+  await turns(10_000, () => {
+    others++;
+    return stateOf(SLOT) === 'done';
+  });
+  expect(stateOf(SLOT)).toBe('done');
+  expect(others).toBeGreaterThan(1);
 });
 
 test('paused it does nothing, and goes on where it was', async () => {

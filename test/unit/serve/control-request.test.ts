@@ -18,6 +18,7 @@ test.each([
   { op: 'key-generate', slot: 0 },
   { op: 'key-generate', slot: 4095, vm: 'a', bits: 128 },
   { op: 'key-rotate', slot: 'alpha', descriptor: true },
+  { op: 'key-rotate', slot: 'alpha', duty: 60 },
   { op: 'bind', rid: '0001:00:04.0', target: '7' },
   { op: 'vm-add', text: 'vms: []', file: 'f', directory: '/', descriptor: 3 },
   { op: 'record', follow: true, last: 0 },
