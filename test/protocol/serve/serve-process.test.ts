@@ -125,8 +125,9 @@ describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
     await running.said(/"control":"[^"]+".*\n/);
     const load = await shell(`exec ${main} key load 9 --vm alpha --json < '${key}'`).ended;
     expect(JSON.parse(load.stdout.toString())).toMatchObject({ slot: 9, state: 'loaded', vm: 1 });
-    const rotate = await shell(`exec ${main} key rotate alpha --fd 5 --wait --json 5<'${key}'`)
-      .ended;
+    const rotate = await shell(
+      `exec ${main} key rotate alpha --fd 5 --duty 100 --wait --json 5<'${key}'`,
+    ).ended;
     expect(JSON.parse(rotate.stdout.toString())).toMatchObject({
       slot: 1,
       state: 'active',
