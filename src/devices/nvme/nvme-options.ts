@@ -4,7 +4,7 @@ import type { Doorbells } from './doorbells.ts';
 import { type BlockBytes, Namespace } from './namespace.ts';
 import type { SubsystemPlace } from './subsystem-place.ts';
 
-const NAMESPACES_MAX = 256;
+export const NAMESPACES_MAX = 256;
 
 export interface NamespaceOptions {
   /** From 1. Default: one more than that of the one before. */

@@ -5,6 +5,9 @@ export interface SecondaryController {
   readonly virtualFunction: number;
 }
 
+/** Of a subsystem, beside its physical function. */
+export const VIRTUAL_FUNCTIONS_MAX = 64;
+
 /** What a controller knows of the NVM subsystem that it is in. */
 export interface SubsystemPlace {
   /** CNTLID, unique in the subsystem. */

@@ -160,11 +160,72 @@ describe('an NVM subsystem of a physical and three virtual functions', () => {
     expect(() => whole.assign(6, 0)).toThrow(RangeError);
     expect(() => whole.assign(1, 9)).toThrow(RangeError);
     whole.controller(1);
-    expect(() => whole.controller(1)).toThrow(/move it/);
+    expect(() => whole.controller(1)).toThrow(/move it, or give it back/);
     const [storage] = storages;
     expect(
       () => new NvmeSubsystem({ virtualFunctions: 1, namespaces: [{ storage, function: 2 }] }),
     ).toThrow(RangeError);
+    const many = Array.from({ length: 257 }, () => ({ storage }));
+    expect(() => new NvmeSubsystem({ virtualFunctions: 1, namespaces: many })).toThrow(/256.*257/);
+  });
+
+  test('a namespace is in one controller at a time, whoever it belongs to', async () => {
+    const { whole } = subsystem();
+    const before = whole.controller(1);
+    whole.assign(2, undefined);
+    // Function 1's controller reads and writes it still: it must not be in another's meanwhile.
+    expect(() => whole.assign(2, 2)).toThrow(/controller that function 1 has now/);
+    expect(whole.namespaces[1]).toMatchObject({ nsid: 2, owner: undefined, holder: 1 });
+    whole.assign(2, 1);
+    whole.assign(2, undefined);
+    await before.handOver();
+    expect(whole.namespaces[1]).toMatchObject({ owner: undefined, holder: undefined });
+    whole.assign(2, 2);
+    expect(await activeNamespaces(driverOf(whole.controller(2)))).toEqual([2, 3]);
+    await expect(before.handOver()).rejects.toThrow(/one that it had before/);
+  });
+
+  test('a namespace keeps the block size that it was given, whichever function it goes to', async () => {
+    const { whole } = subsystem();
+    const driver = driverOf(whole.controller(1));
+    expect((await driver.admin({ opcode: 0x80, nsid: 2, dwords: [1] })).status).toBe(0);
+    expect(whole.namespaces[1]).toMatchObject({ blockBytes: 4096, holder: 1 });
+    await whole.giveBack(1);
+    expect(whole.namespaces[1]).toMatchObject({ blockBytes: 4096, holder: undefined });
+    whole.assign(2, undefined);
+    whole.assign(2, 3);
+    const { data } = await identify(driverOf(whole.controller(3)), 0x00, 0, 2);
+    expect([data.getBigUint64(0, true), data.getUint8(26)]).toEqual([8n, 1]);
+  });
+
+  test('a function that was given back is made again, and its first controller is at rest', async () => {
+    const { whole, storages } = subsystem();
+    const first = driverOf(whole.controller(1));
+    expect(whole.given).toEqual([1]);
+    await first.createQueues(1);
+    storages[1].held = true;
+    first.put(1, { opcode: 2, nsid: 2, prp1: first.pages(1), dwords: [0, 0, 0] });
+    first.ring(1);
+    await turns(5);
+    let over = false;
+    const givenBack = whole.giveBack(1).then(() => {
+      over = true;
+    });
+    await turns(20);
+    expect([over, storages[1].underWay]).toEqual([false, 1]);
+    expect(() => whole.controller(1)).toThrow(/give it back/);
+    storages[1].held = false;
+    storages[1].release();
+    await givenBack;
+    expect(whole.given).toEqual([]);
+    await expect(whole.giveBack(1)).rejects.toThrow(/has none/);
+    const second = driverOf(whole.controller(1, { doorbells: 'message' }));
+    expect(await activeNamespaces(second)).toEqual([2]);
+    // OACS bit 8: without Doorbell Buffer Config, as it was asked for.
+    expect((await identify(second, 0x01)).data.getUint16(256, true) & 0x100).toBe(0);
+    expect((await identify(driverOf(whole.controller(2)), 0x01)).data.getUint16(256, true)).toBe(
+      0x102,
+    );
   });
 });
 
