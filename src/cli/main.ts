@@ -18,6 +18,7 @@ import { reportCommand } from './commands/report.ts';
 import { runCommand } from './commands/run.ts';
 import { serveCommand } from './commands/serve.ts';
 import { setupCommand } from './commands/setup.ts';
+import { subsystemCommand } from './commands/subsystem.ts';
 import { testCommand } from './commands/test.ts';
 import { traceCommand } from './commands/trace.ts';
 import { vmCommand } from './commands/vm.ts';
@@ -38,7 +39,7 @@ for (const command of [
   ...[runCommand(), testCommand(), initCommand(), imageCommand(), demoCommand()],
   ...[traceCommand(), reportCommand(), perfettoCommand(), replayCommand(), faultsCommand()],
   ...[serveCommand(), psCommand(), inspectCommand(), keyCommand(), bindCommand(), vmCommand()],
-  ...[recordCommand(), metricsCommand()],
+  ...[subsystemCommand(), recordCommand(), metricsCommand()],
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));

@@ -7,6 +7,7 @@ export {
   type ServeConfig,
   type VmConfig,
 } from './config/serve-config.ts';
+export type { NamespaceConfig, SubsystemConfig } from './config/subsystem-config.ts';
 export { ControlClient, ControlError } from './control/control-client.ts';
 export type { ControlOperation, ControlOperations } from './control/control-request.ts';
 export type {
@@ -17,6 +18,17 @@ export type {
 } from './control/operations.ts';
 export type { RecordLine } from './record/record-line.ts';
 export type { Recorder } from './record/recorder.ts';
-export type { FunctionDescription, PrintedCommand, ServedVm } from './served-vm.ts';
+export type {
+  NamespaceDescription,
+  SubsystemDescription,
+  SubsystemFunctionDescription,
+} from './served-subsystem.ts';
+export type {
+  FunctionDescription,
+  PrintedCommand,
+  ServedVm,
+  SubsystemFunction,
+} from './served-vm.ts';
 export { controlSockets, Service, type ServiceOptions } from './service.ts';
+export type { Subsystems } from './subsystems.ts';
 export { type BindTarget, VmHost, type VmHostOptions } from './vm-host.ts';

@@ -7,6 +7,7 @@ import type { PciEndpoint } from '../pci/endpoint.ts';
 import { openStorage } from '../storage/open-storage.ts';
 import { atPlace } from './config/config-place.ts';
 import type { DeviceConfig } from './config/serve-config.ts';
+import type { Subsystems } from './subsystems.ts';
 
 export interface MakeOptions {
   /** How the memory of its VM is held. */
@@ -14,12 +15,16 @@ export interface MakeOptions {
   readonly log: (message: string) => void;
   /** Takes what is to be closed when the function is gone. */
   readonly opened: (close: () => Promise<void>) => void;
+  readonly subsystems: Subsystems;
 }
 
-/** @throws ConfigError: a disk that is missing, or in use; a module without such a class */
+/**
+ * @throws ConfigError: a disk that is missing, or in use; a module without such a class; a subsystem that is not
+ *   there, or a function of it that a VM has
+ */
 export async function makeFunction(
   device: DeviceConfig,
-  { memory, log, opened }: MakeOptions,
+  { memory, log, opened, subsystems }: MakeOptions,
 ): Promise<PciEndpoint> {
   switch (device.kind) {
     case 'edu':
@@ -38,11 +43,14 @@ export async function makeFunction(
       }
       return new Nvme({ namespaces, doorbells: doorbellsFor(memory) });
     }
+    case 'subsystem-function':
+      return await subsystems.take(device, doorbellsFor(memory), opened);
   }
 }
 
 /** As people call it. */
 export function deviceName(device: DeviceConfig): string {
+  if (device.kind === 'subsystem-function') return 'nvme';
   if (device.kind !== 'module') return device.kind;
   return device.exportName === undefined ? device.file : `${device.file}#${device.exportName}`;
 }

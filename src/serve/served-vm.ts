@@ -16,6 +16,13 @@ export interface PrintedCommand {
   readonly text: string;
 }
 
+/** A function of an NVM subsystem. */
+export interface SubsystemFunction {
+  /** The subsystem's. */
+  readonly name: string;
+  readonly function: number;
+}
+
 /** A function as people look at it. */
 export interface FunctionDescription {
   /** On the VM's segment of the host. */
@@ -23,6 +30,8 @@ export interface FunctionDescription {
   /** As the guest has it. */
   readonly address: string;
   readonly device: string;
+  /** What it is a function of, where it is one of a subsystem's. */
+  readonly subsystem: SubsystemFunction | undefined;
   readonly socket: string;
   /** Whether a VMM is connected to it. */
   readonly attached: boolean;
@@ -79,6 +88,10 @@ export class ServedVm {
       rid: formatRequesterId(rid),
       address: formatRequesterId(address),
       device: device === undefined ? endpoint.constructor.name : deviceName(device),
+      subsystem:
+        device?.kind === 'subsystem-function'
+          ? { name: device.subsystem.value, function: device.number.value }
+          : undefined,
       socket: server.socketPath,
       attached: server.connected,
       entry: entry && {

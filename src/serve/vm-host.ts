@@ -9,7 +9,9 @@ import { atPlace, ConfigError, type ConfigPlace } from './config/config-place.ts
 import type { DeviceConfig, ServeConfig, VmConfig } from './config/serve-config.ts';
 import { type MakeOptions, makeFunction } from './make-function.ts';
 import { Recorder } from './record/recorder.ts';
+import type { FunctionPlace } from './served-subsystem.ts';
 import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
+import { Subsystems } from './subsystems.ts';
 
 export interface VmHostOptions {
   readonly parts: Parts;
@@ -24,7 +26,7 @@ export interface VmHostOptions {
 /** What a function is made of: it goes with the function, from VM to VM. */
 interface ServedFunction {
   readonly device: DeviceConfig;
-  /** Closed after it. */
+  /** Closed after it: a function of a subsystem is given back. */
   readonly disks: AsyncDisposableStack;
 }
 
@@ -38,6 +40,7 @@ export type BindTarget = { readonly slot: KeySlot } | { readonly vm: string };
 export class VmHost implements AsyncDisposable {
   readonly platform: Platform;
   readonly recorder: Recorder;
+  readonly subsystems: Subsystems;
   readonly #options: VmHostOptions;
   readonly #log: (message: string) => void;
   readonly #vms = new Map<string, ServedVm>();
@@ -59,6 +62,10 @@ export class VmHost implements AsyncDisposable {
     this.#options = options;
     this.#log = platform.log;
     this.recorder = new Recorder(platform);
+    this.subsystems = new Subsystems({
+      ...{ recorder: this.recorder, log: platform.log },
+      placesOf: (subsystem) => this.#placesOf(subsystem),
+    });
   }
 
   get keys(): KeySlots {
@@ -78,22 +85,26 @@ export class VmHost implements AsyncDisposable {
     throw new Error(`expected the name of a VM (${there}), got ${JSON.stringify(name)}`);
   }
 
-  /** All VMs of a configuration, or none of them. @throws ConfigError, as {@link add} */
-  async addAll({ vms }: ServeConfig): Promise<ServedVm[]> {
+  /** All subsystems and VMs of a configuration, or none of them. @throws ConfigError, as {@link add} */
+  async addAll({ subsystems, vms }: ServeConfig): Promise<ServedVm[]> {
+    const opened = await this.subsystems.addAll(subsystems);
     const added: ServedVm[] = [];
     try {
       for (const config of vms) added.push(await this.add(config));
       return added;
     } catch (error) {
       for (const { name } of added) await this.remove(name);
+      // One that somebody else's VM has a function of by now stays. The first error is the outcome.
+      for (const name of opened) await this.subsystems.remove(name).catch(() => {});
       throw error;
     }
   }
 
   /**
-   * Makes a VM: its memory and key, its functions and their servers. The others go on meanwhile.
+   * Makes a VM: its memory and key, its functions and their servers. The others go on meanwhile. Subsystems that it
+   * has functions of are there already.
    * @throws ConfigError that names line and field: a name, slot or socket that is taken, a disk or a device that
-   *   cannot be had, a descriptor without a key
+   *   cannot be had, a function of a subsystem that a VM has, a descriptor without a key
    */
   async add(config: VmConfig): Promise<ServedVm> {
     const { name, place } = config;
@@ -170,6 +181,7 @@ export class VmHost implements AsyncDisposable {
     this.#closed = true;
     const errors: unknown[] = [];
     for (const { name } of this.vms) await this.remove(name).catch((error) => errors.push(error));
+    await this.subsystems[Symbol.asyncDispose]().catch((error) => errors.push(error));
     this.recorder[Symbol.dispose]();
     await this.platform[Symbol.asyncDispose]();
     if (errors.length > 0) throw errors[0];
@@ -214,6 +226,12 @@ export class VmHost implements AsyncDisposable {
       this.#functions.set(moved.rid, served);
       for (const vm of [from, to]) vm.command = await this.#command(vm.config, vm.machine);
       return moved.rid;
+    } catch (error) {
+      // It may be out of the one and not in the other: what it was made of is free then.
+      if (!from.machine.functions.includes(plugged) && this.#functions.delete(rid)) {
+        await served.disks.disposeAsync();
+      }
+      throw error;
     } finally {
       for (const name of names) this.#busy.delete(name);
     }
@@ -261,7 +279,21 @@ export class VmHost implements AsyncDisposable {
       memory,
       log: (message) => this.#log(`VM ${name}: ${message}`),
       opened: (close) => disks.defer(close),
+      subsystems: this.subsystems,
     };
+  }
+
+  /** Where the functions of a subsystem are that VMs have, by number. */
+  #placesOf(subsystem: string): ReadonlyMap<number, FunctionPlace> {
+    const places = new Map<number, FunctionPlace>();
+    for (const { name, machine } of this.vms) {
+      for (const { rid } of machine.functions) {
+        const device = this.#functions.get(rid)?.device;
+        if (device?.kind !== 'subsystem-function' || device.subsystem.value !== subsystem) continue;
+        places.set(device.number.value, { vm: name, rid: formatRequesterId(rid) });
+      }
+    }
+    return places;
   }
 
   #command(config: VmConfig, machine: Machine): Promise<PrintedCommand> {

@@ -16,8 +16,13 @@ export function inspectCommand(): Command {
 }
 
 function asText(vm: VmDescription): string {
-  const functions = vm.functions.map(({ rid, address, device, attached, entry }) => [
-    ...[rid, address, device, attached ? 'attached' : '-'],
+  const functions = vm.functions.map(({ rid, address, device, subsystem, attached, entry }) => [
+    ...[
+      rid,
+      address,
+      subsystem === undefined ? device : `${device} ${subsystem.name}/${subsystem.function}`,
+    ],
+    ...[attached ? 'attached' : '-'],
     ...(entry === undefined
       ? ['blocked', '', '']
       : [`${entry.slot ?? `by ${entry.slotFrom}`}`, entry.rights, `domain ${entry.domain}`]),

@@ -23,11 +23,14 @@ export function psCommand(): Command {
         'SIZE',
         'IOMMU',
         'FUNCTIONS',
+        'OF SUBSYSTEMS',
         'ATTACHED',
       ];
       const rows = vms.map((vm) => [
         ...[vm.name, String(vm.vm), String(vm.slot), vm.state, String(vm.generation), vm.memory],
-        ...[`${vm.bytes / 2 ** 20}M`, vm.iommu, String(vm.functions), String(vm.attached)],
+        ...[`${vm.bytes / 2 ** 20}M`, vm.iommu, String(vm.functions)],
+        vm.ofSubsystems.map((one) => `${one.name}/${one.function}`).join(' ') || '-',
+        String(vm.attached),
       ]);
       process.stdout.write(columns(head, rows));
     });

@@ -1,7 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
-import { formatRequesterId } from '../../pci/requester-id.ts';
 import { atPlace } from '../../serve/config/config-place.ts';
 import { parseServeConfig } from '../../serve/config/serve-config.ts';
 import { type MetricsAddress, parseMetricsAddress } from '../../serve/record/metrics-server.ts';
@@ -41,8 +40,8 @@ export function serveCommand(): Command {
     .addHelpText(
       'after',
       '\nPrints for each VM the QEMU that boots against it, and stays until SIGTERM or Ctrl-C; then a QEMU' +
-        '\nthat is attached loses its devices and its memory, so end it first. sealbus ps, inspect, key, bind' +
-        '\nand vm speak to it meanwhile.' +
+        '\nthat is attached loses its devices and its memory, so end it first. sealbus ps, inspect, key, bind,' +
+        '\nvm and subsystem speak to it meanwhile.' +
         '\n\nExit code: 0 after SIGTERM or Ctrl-C, 1 where something was not to be had.',
     )
     .action(async (config: string, flags: ServeFlags) => {
@@ -90,6 +89,7 @@ function asJson({ host, controlPath, metricsPort }: Service) {
   return {
     control: controlPath,
     ...(metricsPort === undefined ? {} : { metricsPort }),
+    subsystems: host.subsystems.all,
     vms: host.vms.map(({ name, machine, functions, command }) => ({
       ...{ name, vm: machine.vm, slot: machine.slot, memory: machine.mode, functions },
       ...{ command: command.text, argv: command.words, env: command.env },
@@ -100,12 +100,13 @@ function asJson({ host, controlPath, metricsPort }: Service) {
 function asText({ host, controlPath, metricsPort }: Service): string {
   const lines = [`# control socket: ${controlPath}`];
   if (metricsPort !== undefined) lines.push(`# metrics: port ${metricsPort}`);
-  for (const { name, machine, command } of host.vms) {
+  for (const { name, machine, functions, command } of host.vms) {
     const { vm, slot, mode } = machine;
     const clear = mode === 'plain' ? ', NOTHING ENCRYPTED' : '';
     lines.push('', `# VM ${name}: number ${vm}, key slot ${slot}, memory ${mode}${clear}`);
-    for (const { rid, address } of machine.functions) {
-      lines.push(`#   ${formatRequesterId(address)} in the guest is ${formatRequesterId(rid)}`);
+    for (const { rid, address, subsystem } of functions) {
+      const of = subsystem && `, function ${subsystem.function} of subsystem ${subsystem.name}`;
+      lines.push(`#   ${address} in the guest is ${rid}${of ?? ''}`);
     }
     lines.push(command.text);
   }

@@ -1,28 +1,11 @@
 import { IOMMU_ADDRESS } from '../../machine/machine.ts';
 import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
-import { ConfigError, type ConfigPlace } from './config-place.ts';
-import type { FunctionConfig, Placed, VmConfig } from './serve-config.ts';
+import { Claims } from './claims.ts';
+import { ConfigError } from './config-place.ts';
+import type { FunctionConfig, VmConfig } from './serve-config.ts';
 
 /** The host bridge, and what is the chipset's and the agent's on bus 0. */
 const TAKEN = ['00:00', '00:1d', '00:1e', '00:1f'];
-
-/** What each of several may be alone, and two have. */
-class Claims<T> {
-  readonly #what: string;
-  readonly #taken = new Map<T, ConfigPlace>();
-
-  constructor(what: string) {
-    this.#what = what;
-  }
-
-  claim({ value, place }: Placed<T>, shown = String(value)): ConfigError[] {
-    const before = this.#taken.get(value);
-    this.#taken.set(value, before ?? place);
-    if (before === undefined) return [];
-    const words = `expected ${this.#what} of its own, got ${shown}, which is ${before.field}'s (line ${before.line})`;
-    return [new ConfigError(place, words)];
-  }
-}
 
 /** What is well formed in each VM and cannot be had of all. */
 export function findConflicts(vms: readonly VmConfig[]): ConfigError[] {
@@ -83,7 +66,7 @@ function deviceNumber({ at }: FunctionConfig): number {
 function bootConflicts({ boot, functions }: VmConfig): ConfigError[] {
   if (boot === undefined) return [];
   const from = functions.find(({ at }) => at.value === boot.value);
-  if (from?.device.kind === 'nvme') return [];
+  if (from?.device.kind === 'nvme' || from?.device.kind === 'subsystem-function') return [];
   const name = formatRequesterId(boot.value).slice(5);
   return [new ConfigError(boot.place, `expected an nvme to boot from at ${name}, got none`)];
 }

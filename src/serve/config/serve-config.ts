@@ -1,5 +1,4 @@
 /** What `sealbus serve` is told: VMs, and the functions of each. docs/serving.md has an example. */
-import { isAbsolute, resolve } from 'node:path';
 import { checkSocketPath } from '../../ffi/unix-socket.ts';
 import { KEY_SLOTS, type KeySlot, keySlot } from '../../keys/key-slot.ts';
 import type { KeyBits } from '../../keys/slot-lifecycle.ts';
@@ -8,8 +7,17 @@ import { parseRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 import { CheckedNode } from './checked-node.ts';
 import { findConflicts } from './config-conflicts.ts';
 import { ConfigErrors, type ConfigPlace } from './config-place.ts';
+import { type DiskConfig, diskOf, inDirectory } from './disk-config.ts';
+import {
+  type SubsystemConfig,
+  type SubsystemFunctionConfig,
+  subsystemFunctionOf,
+  subsystemsOf,
+} from './subsystem-config.ts';
+import { findSubsystemConflicts, type KnownSubsystem } from './subsystem-conflicts.ts';
 
 export interface ServeConfig {
+  readonly subsystems: readonly SubsystemConfig[];
   readonly vms: readonly VmConfig[];
 }
 
@@ -49,18 +57,13 @@ export interface FunctionConfig {
 export type DeviceConfig =
   | { readonly kind: 'edu' }
   | { readonly kind: 'nvme'; readonly disks: readonly DiskConfig[] }
+  | ({ readonly kind: 'subsystem-function' } & SubsystemFunctionConfig)
   | {
       readonly kind: 'module';
       readonly place: ConfigPlace;
       readonly file: string;
       readonly exportName: string | undefined;
     };
-
-export interface DiskConfig {
-  readonly place: ConfigPlace;
-  readonly file: string;
-  readonly readOnly: boolean;
-}
 
 export interface Placed<T> {
   readonly place: ConfigPlace;
@@ -78,26 +81,33 @@ const MEMORY_DEFAULT = 512 * 2 ** 20;
  * Reads a configuration: YAML 1.2, of which JSON is a part.
  * @param file as errors name it
  * @param directory what file names in it are relative to
+ * @param there subsystems that there are beside its own
  * @throws ConfigErrors with all that is wrong, each with its line and field
  */
-export function parseServeConfig(text: string, file: string, directory: string): ServeConfig {
+export function parseServeConfig(
+  text: string,
+  file: string,
+  directory: string,
+  there: readonly KnownSubsystem[] = [],
+): ServeConfig {
   const { root, errors } = CheckedNode.of(text, file);
-  const vms = errors.length > 0 ? [] : vmsOf(root, directory);
-  if (errors.length === 0) errors.push(...findConflicts(vms));
-  if (errors.length > 0) throw new ConfigErrors(errors);
-  return { vms };
+  const config = errors.length > 0 ? undefined : configOf(root, directory);
+  if (errors.length === 0 && config !== undefined) {
+    errors.push(...findConflicts(config.vms), ...findSubsystemConflicts(config, there));
+  }
+  if (errors.length > 0 || config === undefined) throw new ConfigErrors(errors);
+  return config;
 }
 
-function vmsOf(root: CheckedNode, directory: string): VmConfig[] {
-  const fields = root.fields(['vms']);
-  if (fields === undefined) return [];
-  if (fields.vms === undefined) {
-    root.wrong('expected a list of VMs in vms, got none');
-    return [];
-  }
+function configOf(root: CheckedNode, directory: string): ServeConfig | undefined {
+  const fields = root.fields(['subsystems', 'vms']);
+  if (fields === undefined) return undefined;
+  const subsystems =
+    fields.subsystems === undefined ? [] : subsystemsOf(fields.subsystems, directory);
+  if (fields.vms === undefined) return root.wrong('expected a list of VMs in vms, got none');
   const vms = fields.vms.items(VMS_MAX)?.map((node) => vmOf(node, directory)) ?? [];
   if (vms.length === 0) fields.vms.wrong('expected one VM or more, got none');
-  return vms.filter((vm) => vm !== undefined);
+  return { subsystems, vms: vms.filter((vm) => vm !== undefined) };
 }
 
 function vmOf(node: CheckedNode, directory: string): VmConfig | undefined {
@@ -153,61 +163,61 @@ function keyOf(node: CheckedNode | undefined, vm: ConfigPlace): KeyConfig {
 }
 
 function functionOf(node: CheckedNode, directory: string): FunctionConfig | undefined {
-  const fields = node.fields(['device', 'at', 'disks', 'socket']);
+  const fields = node.fields(['device', 'at', 'disks', 'subsystem', 'function', 'socket']);
   if (fields === undefined) return undefined;
   if (fields.device === undefined) node.wrong('expected a device, got none');
   if (fields.at === undefined) node.wrong('expected a place in at, such as 00:05.0, got none');
   const device = fields.device?.read('edu, nvme or FILE.ts#CLASS', (text) => text);
   const at = placed(fields.at, (value) => value.read('an address', parseAddress));
   if (device === undefined || fields.device === undefined || at === undefined) return undefined;
-  if (fields.disks !== undefined && device !== 'nvme') {
-    fields.disks.wrong(`expected disks of an nvme alone, got some of ${device}`);
-  }
-  if (fields.disks === undefined && device === 'nvme') {
-    node.wrong('expected disks of the nvme, got none');
-  }
-  return {
-    place: node.place,
-    device: deviceOf(device, fields.device, fields.disks, directory),
-    at,
-    socket: placed(fields.socket, (value) =>
-      value.read('a socket path', (text) => {
-        const path = inDirectory(directory, text);
-        checkSocketPath(path);
-        return path;
-      }),
-    ),
-  };
+  const socket = placed(fields.socket, (value) =>
+    value.read('a socket path', (text) => {
+      const path = inDirectory(directory, text);
+      checkSocketPath(path);
+      return path;
+    }),
+  );
+  const found = deviceOf(device, node, fields, directory);
+  return found && { place: node.place, device: found, at, socket };
 }
+
+type DeviceFields = Partial<Record<'device' | 'disks' | 'subsystem' | 'function', CheckedNode>>;
 
 function deviceOf(
   device: string,
   node: CheckedNode,
-  disks: CheckedNode | undefined,
+  fields: DeviceFields,
   directory: string,
-): DeviceConfig {
-  if (device === 'edu') return { kind: 'edu' };
-  if (device === 'nvme') {
-    const found = disks?.items(DISKS_MAX)?.map((disk) => diskOf(disk, directory)) ?? [];
-    return { kind: 'nvme', disks: found.filter((disk) => disk !== undefined) };
+): DeviceConfig | undefined {
+  if (device === 'nvme') return nvmeOf(node, fields, directory);
+  for (const name of ['disks', 'subsystem', 'function'] as const) {
+    fields[name]?.wrong(`expected ${name} of an nvme alone, got ${name} of ${device}`);
   }
+  if (device === 'edu') return { kind: 'edu' };
+  const { place } = fields.device ?? node;
   const [, file = device, exportName] = /^([^#]+)#([\w$]+)$/.exec(device) ?? [];
   if (!/\.[cm]?[jt]s$/.test(file)) {
-    node.wrong(`expected edu, nvme or FILE.ts#CLASS, got ${JSON.stringify(device)}`);
+    fields.device?.wrong(`expected edu, nvme or FILE.ts#CLASS, got ${JSON.stringify(device)}`);
   }
-  return { kind: 'module', place: node.place, file: inDirectory(directory, file), exportName };
+  return { kind: 'module', place, file: inDirectory(directory, file), exportName };
 }
 
-/** A file name, or `{ file: NAME, read-only: true }`. */
-function diskOf(node: CheckedNode, directory: string): DiskConfig | undefined {
-  const fields = node.isFields ? node.fields(['file', 'read-only']) : { file: node };
-  if (fields === undefined) return undefined;
-  if (fields.file === undefined) node.wrong('expected a file, got none');
-  const file = fields.file?.text('a file');
-  const readOnly =
-    'read-only' in fields ? fields['read-only']?.flag('whether it is read only') : false;
-  if (file === undefined) return undefined;
-  return { place: node.place, file: inDirectory(directory, file), readOnly: readOnly ?? false };
+/** One with disks of its own, or a function of a subsystem. */
+function nvmeOf(
+  node: CheckedNode,
+  { disks, subsystem, function: number }: DeviceFields,
+  directory: string,
+): DeviceConfig | undefined {
+  if (subsystem !== undefined || number !== undefined) {
+    disks?.wrong('expected disks, or a function of a subsystem, got both');
+    const of = subsystemFunctionOf(node, subsystem, number);
+    return of && { kind: 'subsystem-function', ...of };
+  }
+  if (disks === undefined) {
+    return node.wrong('expected disks of the nvme, or its subsystem and function, got none');
+  }
+  const found = disks.items(DISKS_MAX)?.map((disk) => diskOf(disk, directory)) ?? [];
+  return { kind: 'nvme', disks: found.filter((disk) => disk !== undefined) };
 }
 
 function placed<T>(
@@ -231,8 +241,4 @@ function parseAddress(text: string): RequesterId {
   const address = parseRequesterId(text);
   if (address <= 0xff) return address;
   throw new RangeError(`expected a place on bus 0, such as 00:05.0, got ${text}`);
-}
-
-function inDirectory(directory: string, file: string): string {
-  return isAbsolute(file) ? file : resolve(directory, file);
 }

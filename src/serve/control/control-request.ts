@@ -2,6 +2,8 @@
  * What may be asked through the control socket: one JSON object a line, `{"id":1,"op":"inspect","vm":"alpha"}`. The
  * answer has the same id: `{"id":1,"value":…}` or `{"id":1,"error":"…"}`. docs/serving.md lists the operations.
  */
+import { NAMESPACES_MAX } from '../../devices/nvme/nvme-options.ts';
+import { VIRTUAL_FUNCTIONS_MAX } from '../../devices/nvme/subsystem-place.ts';
 import { KEY_SLOTS } from '../../keys/key-slot.ts';
 
 /** A line, its end included. */
@@ -44,6 +46,15 @@ export interface ControlOperations {
     readonly descriptor?: number;
   };
   'vm-remove': { readonly vm: string };
+  subsystems: object;
+  'subsystem-inspect': { readonly subsystem: string };
+  /** Gives a namespace to a function; to none with null. */
+  'subsystem-assign': {
+    readonly subsystem: string;
+    readonly nsid: number;
+    readonly function: number | null;
+  };
+  'subsystem-remove': { readonly subsystem: string };
   /** The lines that are kept, at most so many of the newest; then, with `follow`, each as it comes. */
   record: { readonly last?: number; readonly follow?: boolean };
   metrics: object;
@@ -82,10 +93,17 @@ const integer =
     typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= most
       ? undefined
       : `${what} from 0 to ${most}`;
+const orNull =
+  (check: Check): Check =>
+  (value) => {
+    const expected = value === null ? undefined : check(value);
+    return expected === undefined ? undefined : `${expected}, or null`;
+  };
 const flag: Check = (value) => (typeof value === 'boolean' ? undefined : 'true or false');
 const bits: Check = (value) => (value === 128 || value === 256 ? undefined : '128 or 256 bits');
 
 const vm = text("a VM's name", NAME_MAX);
+const subsystem = text("a subsystem's name", NAME_MAX);
 const slot = integer('a key slot', KEY_SLOTS - 1);
 const slotName = text("a key slot's number, or a VM's name, as text", NAME_MAX);
 
@@ -120,6 +138,16 @@ const SHAPES: Readonly<Record<ControlOperation, Shape>> = {
     may: { descriptor: integer('the number of a descriptor', 1023) },
   },
   'vm-remove': { must: { vm } },
+  subsystems: { must: {} },
+  'subsystem-inspect': { must: { subsystem } },
+  'subsystem-assign': {
+    must: {
+      subsystem,
+      nsid: integer('an NSID', NAMESPACES_MAX),
+      function: orNull(integer('the number of a function', VIRTUAL_FUNCTIONS_MAX)),
+    },
+  },
+  'subsystem-remove': { must: { subsystem } },
   record: { must: {}, may: { last: integer('a number of lines', 100_000), follow: flag } },
   metrics: { must: {} },
 };

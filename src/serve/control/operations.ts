@@ -8,7 +8,8 @@ import { ConfigError } from '../config/config-place.ts';
 import { parseServeConfig, type ServeConfig } from '../config/serve-config.ts';
 import { metricsText } from '../record/metrics.ts';
 import type { RecordLine } from '../record/record-line.ts';
-import type { FunctionDescription, ServedVm } from '../served-vm.ts';
+import type { NamespaceDescription, SubsystemDescription } from '../served-subsystem.ts';
+import type { FunctionDescription, ServedVm, SubsystemFunction } from '../served-vm.ts';
 import type { VmHost } from '../vm-host.ts';
 import type { ControlHandler } from './control-connection.ts';
 import type { ControlOperation, ControlRequest } from './control-request.ts';
@@ -24,6 +25,8 @@ export interface VmSummary {
   readonly bytes: number;
   readonly iommu: 'identity' | 'virtio';
   readonly functions: number;
+  /** Of these, those that are functions of subsystems. */
+  readonly ofSubsystems: readonly SubsystemFunction[];
   /** Functions that a VMM is connected to. */
   readonly attached: number;
 }
@@ -63,6 +66,10 @@ export interface ControlAnswers {
   bind: FunctionDescription;
   'vm-add': readonly VmDescription[];
   'vm-remove': { readonly attached: number };
+  subsystems: readonly SubsystemDescription[];
+  'subsystem-inspect': SubsystemDescription;
+  'subsystem-assign': NamespaceDescription;
+  'subsystem-remove': object;
   record: readonly RecordLine[];
   metrics: string;
 }
@@ -149,11 +156,19 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
       return bound;
     },
     'vm-add': async ({ text, file, directory, descriptor }, io) => {
-      const config = parseServeConfig(text, file, directory);
+      const config = parseServeConfig(text, file, directory, host.subsystems.known);
       const added = await host.addAll(withDescriptor(config, descriptor, io));
       return added.map((vm) => describeVm(host, vm));
     },
     'vm-remove': async ({ vm }) => ({ attached: await host.remove(vm) }),
+    subsystems: () => host.subsystems.all,
+    'subsystem-inspect': ({ subsystem }) => host.subsystems.describe(subsystem),
+    'subsystem-assign': ({ subsystem, nsid, function: owner }) =>
+      host.subsystems.assign(subsystem, nsid, owner ?? undefined),
+    'subsystem-remove': async ({ subsystem }) => {
+      await host.subsystems.remove(subsystem);
+      return {};
+    },
     record: ({ last = 100, follow = false }, io) => {
       if (follow) io.follow((tell) => host.recorder.onLine(tell));
       return last === 0 ? [] : host.recorder.lines.slice(-last);
@@ -173,6 +188,7 @@ function withDescriptor(
 ): ServeConfig {
   const received = named === undefined ? undefined : io.descriptor();
   return {
+    ...config,
     vms: config.vms.map((vm) => {
       const { key } = vm;
       if (key.descriptor === undefined) return vm;
@@ -194,12 +210,14 @@ function describeKey({ keys }: VmHost, slot: ReturnType<typeof keySlot>): KeyDes
   return { ...rest, vm, keyBits, rotation: keys.rotation(slot) ?? null };
 }
 
-function summaryOf({ keys }: VmHost, { config, machine, attached }: ServedVm): VmSummary {
+function summaryOf({ keys }: VmHost, vm: ServedVm): VmSummary {
+  const { config, machine, attached } = vm;
   const { state, generation } = keys.describe(machine.slot);
   return {
     ...{ name: config.name, vm: machine.vm, slot: machine.slot, state, generation },
     ...{ memory: machine.mode, bytes: machine.bytes, iommu: config.iommu },
     ...{ functions: machine.functions.length, attached },
+    ofSubsystems: vm.functions.flatMap(({ subsystem }) => subsystem ?? []),
   };
 }
 

@@ -47,7 +47,7 @@ export async function metricsText(
   const events = new Metric(
     'sealbus_events_total',
     'counter',
-    'Bindings, key events, and VMs that came or went.',
+    'Bindings, key events, and VMs and subsystems that came, went or changed.',
   );
   for (const { event, reason, vm, count } of recorder.counts()) {
     if (event === 'refused') refused.sample(count, { vm: name(vm), reason });

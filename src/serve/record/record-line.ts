@@ -14,7 +14,7 @@ export interface RecordLine {
   /** ISO 8601, UTC, milliseconds. */
   readonly time: string;
   /** `mismatched` is a DMA that was done though it met pages of the other kind, private or shared. */
-  readonly event: 'vm' | 'binding' | 'key' | 'refused' | 'mismatched';
+  readonly event: 'vm' | 'subsystem' | 'binding' | 'key' | 'refused' | 'mismatched';
   /** Of the function, on its VM's segment. */
   readonly rid: string | null;
   readonly vm: number | null;
@@ -23,8 +23,11 @@ export interface RecordLine {
   readonly generation: number | null;
   /** What happened, or why it was refused: words that never change. */
   readonly reason: string;
-  /** Of a VM that came or went. */
+  /** Of a VM or a subsystem that came or went, or of the subsystem whose namespace was assigned. */
   readonly name?: string;
+  /** Of a namespace that was assigned, to that function or to none. */
+  readonly nsid?: number;
+  readonly function?: number | null;
   /** Of a binding: what the device table now says. */
   readonly slotFrom?: 'device-table' | 'translation';
   readonly rights?: string;
@@ -55,6 +58,17 @@ export function vmLine(
   reason: 'added' | 'removed',
 ): RecordLine {
   return { time: now.toISOString(), event: 'vm', ...nothing, vm, reason, name };
+}
+
+export function subsystemLine(
+  now: Date,
+  name: string,
+  what:
+    | { readonly reason: 'added' | 'removed' }
+    | { readonly reason: 'assigned'; readonly nsid: number; readonly function: number | null },
+): RecordLine {
+  const { reason, ...more } = what;
+  return { time: now.toISOString(), event: 'subsystem', ...nothing, reason, name, ...more };
 }
 
 export function dmaLine(fault: FaultRecord): RecordLine {

@@ -1,6 +1,13 @@
 import { isInClear } from '../../keys/key-slot.ts';
 import type { Platform } from '../../machine/platform.ts';
-import { bindingLine, dmaLine, keyLine, type RecordLine, vmLine } from './record-line.ts';
+import {
+  bindingLine,
+  dmaLine,
+  keyLine,
+  type RecordLine,
+  subsystemLine,
+  vmLine,
+} from './record-line.ts';
 
 /** Lines that are kept for those who ask afterwards. */
 const KEPT_MAX = 4096;
@@ -64,6 +71,10 @@ export class Recorder implements Disposable {
 
   vm(vm: number, name: string, reason: 'added' | 'removed'): void {
     this.#record(vmLine(new Date(), vm, name, reason));
+  }
+
+  subsystem(...[name, what]: [string, Parameters<typeof subsystemLine>[2]]): void {
+    this.#record(subsystemLine(new Date(), name, what));
   }
 
   /** Calls `listener` with each line from now on. Answers how to stop that. */

@@ -22,6 +22,8 @@ test.each([
   { op: 'bind', rid: '0001:00:04.0', target: '7' },
   { op: 'vm-add', text: 'vms: []', file: 'f', directory: '/', descriptor: 3 },
   { op: 'record', follow: true, last: 0 },
+  { op: 'subsystem-assign', subsystem: 'pool', nsid: 256, function: 64 },
+  { op: 'subsystem-assign', subsystem: 'pool', nsid: 1, function: null },
 ])('$op is taken as it is', (fields) => {
   const request = { id: 7, ...fields };
   expect(parseRequest(JSON.stringify(request))).toEqual(request);
@@ -53,6 +55,12 @@ describe('what is no request is refused, with its id where there is one:', () =>
       /key slot from 0 to 4095 in slot/,
     ],
     ['a slot as text', '{"id":1,"op":"key-activate","slot":"1"}', 1, /key slot from 0 to 4095/],
+    [
+      'a function that is neither a number nor null',
+      '{"id":1,"op":"subsystem-assign","subsystem":"pool","nsid":1,"function":"none"}',
+      1,
+      /number of a function from 0 to 64, or null in function/,
+    ],
     ['bits of no key', '{"id":1,"op":"key-generate","slot":1,"bits":192}', 1, /128 or 256 bits/],
     [
       'a name without end',

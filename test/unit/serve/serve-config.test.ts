@@ -85,7 +85,7 @@ describe('what is wrong is named by its line and its field:', () => {
   test.each([
     ['no YAML', 'vms: [', /^1: expected YAML, got: /],
     ['no VMs', 'vms: []', /^1: vms: expected one VM or more, got none$/],
-    ['something else', '- 1', /^1: expected fields \(vms\), got a list$/],
+    ['something else', '- 1', /^1: expected fields \(subsystems, vms\), got a list$/],
     ['no name', 'vms:\n  - size: 1G', /^2: vms\[0\]: expected a name, got none$/],
     ['a bad name', 'vms:\n  - name: A b', /^2: vms\[0\]\.name: expected a name of .*got "A b"$/],
     [
