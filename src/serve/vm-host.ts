@@ -7,7 +7,7 @@ import type { Parts } from '../setup/parts.ts';
 import type { Accelerator } from '../vm/qemu-command.ts';
 import { atPlace, ConfigError, type ConfigPlace } from './config/config-place.ts';
 import type { DeviceConfig, ServeConfig, VmConfig } from './config/serve-config.ts';
-import { type MakeOptions, makeFunction } from './make-function.ts';
+import { type MakeOptions, makeFunction, serialAt } from './make-function.ts';
 import { Recorder } from './record/recorder.ts';
 import type { FunctionPlace } from './served-subsystem.ts';
 import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
@@ -215,11 +215,13 @@ export class VmHost implements AsyncDisposable {
     this.#expectQuiet(...names);
     for (const name of names) this.#busy.add(name);
     try {
+      const { device, disks } = served;
+      const serial = serialAt(to.name, plugged.address);
       const moved = await this.platform.move(
         plugged,
         to.machine,
         plugged.endpoint.handOver === undefined
-          ? { endpoint: await makeFunction(served.device, this.#making(to.config, served.disks)) }
+          ? { endpoint: await makeFunction(device, serial, this.#making(to.config, disks)) }
           : {},
       );
       this.#functions.delete(rid);
@@ -246,7 +248,11 @@ export class VmHost implements AsyncDisposable {
     const made = [];
     for (const { device, at, socket } of config.functions) {
       const disks = undo.use(new AsyncDisposableStack());
-      const endpoint = await makeFunction(device, this.#making(config, disks));
+      const endpoint = await makeFunction(
+        device,
+        serialAt(config.name, at.value),
+        this.#making(config, disks),
+      );
       made.push({ at, socket, endpoint, served: { device, disks } });
     }
     const machine = undo.use(

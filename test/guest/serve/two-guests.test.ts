@@ -64,6 +64,7 @@ describe.skipIf(noSealedRam() !== undefined)('two guests of one serve', () => {
     const directory = mkdtempSync(join(tmpdir(), 'sealbus-serve-'));
     ends.push(() => rmSync(directory, { recursive: true, force: true }));
     writeFileSync(join(directory, 'disk.img'), Buffer.alloc(4 * 2 ** 20, 'what is on the disk '));
+    writeFileSync(join(directory, 'more.img'), Buffer.alloc(4 * 2 ** 20, 'what is on the disk '));
     writeFileSync(join(directory, 'spare.img'), Buffer.alloc(2 ** 20));
     writeFileSync(join(directory, 'own.img'), Buffer.alloc(4 * 2 ** 20, 'virtual function 1 '));
     const functions = [{ device: 'edu', at: '00:04.0' }];
@@ -72,6 +73,7 @@ describe.skipIf(noSealedRam() !== undefined)('two guests of one serve', () => {
     const nvmes = [
       { device: 'nvme', at: '00:05.0', subsystem: 'pool', function: 1 },
       { device: 'nvme', at: '00:06.0', disks: ['disk.img'] },
+      { device: 'nvme', at: '00:07.0', disks: ['more.img'] },
     ];
     const vms = [
       { name: 'alpha', size: '256M', iommu: 'virtio', functions: [...functions, ...nvmes] },
@@ -99,21 +101,22 @@ describe.skipIf(noSealedRam() !== undefined)('two guests of one serve', () => {
         ),
       ).toBe('carried\n');
     }
-    // Linux's own nvme driver has a virtual function beside a controller that is alone.
+    // Linux's own nvme driver has a virtual function beside two that are alone in their subsystems.
     expect(
       await one.run(
         'for c in /sys/class/nvme/*; do echo $(basename $(readlink $c/device)) $(cat $c/cntlid $c/state); done | sort',
       ),
-    ).toBe('0000:00:05.0 2 live\n0000:00:06.0 1 live\n');
+    ).toBe('0000:00:05.0 2 live\n0000:00:06.0 1 live\n0000:00:07.0 1 live\n');
     const disk = (nsid: number) =>
       `for n in /sys/block/nvme*; do [ "$(cat $n/nsid)" = ${nsid} ] && [ -b /dev/\${n##*/} ] && head -c 19 /dev/\${n##*/}; done; echo`;
-    expect(await one.run(disk(1))).toBe('what is on the disk\n');
+    expect(await one.run(disk(1))).toBe('what is on the disk'.repeat(2).concat('\n'));
     expect(await one.run(disk(2))).toBe('virtual function 1 \n');
 
     const { faults, table } = service.host.platform.iommu;
     expect(faults.records).toEqual([]);
     expect([...table.entries()].map(([rid, { vm }]) => [Math.floor(rid / 65536), vm])).toEqual([
       ...[
+        [0, 1],
         [0, 1],
         [0, 1],
         [0, 1],
