@@ -22,6 +22,7 @@ export type {
   NamespaceDescription,
   SubsystemDescription,
   SubsystemFunctionDescription,
+  SubsystemSummary,
 } from './served-subsystem.ts';
 export type {
   FunctionDescription,

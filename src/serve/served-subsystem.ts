@@ -13,6 +13,16 @@ export interface FunctionPlace {
   readonly rid: string;
 }
 
+/** A subsystem in a list of them. */
+export interface SubsystemSummary {
+  readonly name: string;
+  readonly virtualFunctions: number;
+  /** How many. */
+  readonly namespaces: number;
+  /** Functions that VMs have, by number. */
+  readonly given: readonly ({ readonly function: number } & FunctionPlace)[];
+}
+
 /** A subsystem as people look at it. */
 export interface SubsystemDescription {
   readonly name: string;
@@ -94,6 +104,15 @@ export class ServedSubsystem implements AsyncDisposable {
       );
     }
     return this.nvm.controller(number, { doorbells });
+  }
+
+  /** @param places where its functions are, by number */
+  summarize(places: ReadonlyMap<number, FunctionPlace>): SubsystemSummary {
+    const { name, virtualFunctions, namespaces } = this.config;
+    const given = [...places]
+      .sort(([one], [other]) => one - other)
+      .map(([number, place]) => ({ function: number, ...place }));
+    return { name, virtualFunctions, namespaces: namespaces.length, given };
   }
 
   /** @param places where its functions are, by number */

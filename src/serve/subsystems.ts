@@ -9,6 +9,7 @@ import {
   type NamespaceDescription,
   ServedSubsystem,
   type SubsystemDescription,
+  type SubsystemSummary,
 } from './served-subsystem.ts';
 
 export interface SubsystemsOptions {
@@ -36,8 +37,8 @@ export class Subsystems implements AsyncDisposable {
   }
 
   /** In the order in which they came. */
-  get all(): readonly SubsystemDescription[] {
-    return [...this.#served.keys()].map((name) => this.describe(name));
+  get all(): readonly SubsystemSummary[] {
+    return [...this.#served.values()].map((one) => one.summarize(this.#options.placesOf(one.name)));
   }
 
   /** @throws Error where none is called so */

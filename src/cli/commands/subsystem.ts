@@ -1,5 +1,9 @@
 import { Command, InvalidArgumentError } from 'commander';
-import type { NamespaceDescription, SubsystemDescription } from '../../serve/served-subsystem.ts';
+import type {
+  NamespaceDescription,
+  SubsystemDescription,
+  SubsystemSummary,
+} from '../../serve/served-subsystem.ts';
 import { columns } from '../columns.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
 
@@ -51,14 +55,11 @@ export function subsystemCommand(): Command {
   return subsystem;
 }
 
-function table(all: readonly SubsystemDescription[]): string {
-  const rows = all.map(({ name, virtualFunctions, functions, namespaces }) => {
-    const given = functions.filter(({ vm }) => vm !== null);
-    return [
-      ...[name, String(virtualFunctions), String(namespaces.length)],
-      given.map((one) => `${one.function}: ${one.vm}`).join(', ') || '-',
-    ];
-  });
+function table(all: readonly SubsystemSummary[]): string {
+  const rows = all.map(({ name, virtualFunctions, given, namespaces }) => [
+    ...[name, String(virtualFunctions), String(namespaces)],
+    given.map((one) => `${one.function}: ${one.vm}`).join(', ') || '-',
+  ]);
   return columns(['NAME', 'VIRTUAL', 'NAMESPACES', 'VMS'], rows);
 }
 

@@ -8,7 +8,11 @@ import { ConfigError } from '../config/config-place.ts';
 import { parseServeConfig, type ServeConfig } from '../config/serve-config.ts';
 import { metricsText } from '../record/metrics.ts';
 import type { RecordLine } from '../record/record-line.ts';
-import type { NamespaceDescription, SubsystemDescription } from '../served-subsystem.ts';
+import type {
+  NamespaceDescription,
+  SubsystemDescription,
+  SubsystemSummary,
+} from '../served-subsystem.ts';
 import type { FunctionDescription, ServedVm, SubsystemFunction } from '../served-vm.ts';
 import type { VmHost } from '../vm-host.ts';
 import type { ControlHandler } from './control-connection.ts';
@@ -66,7 +70,7 @@ export interface ControlAnswers {
   bind: FunctionDescription;
   'vm-add': readonly VmDescription[];
   'vm-remove': { readonly attached: number };
-  subsystems: readonly SubsystemDescription[];
+  subsystems: readonly SubsystemSummary[];
   'subsystem-inspect': SubsystemDescription;
   'subsystem-assign': NamespaceDescription;
   'subsystem-remove': object;

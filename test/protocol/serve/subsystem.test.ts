@@ -95,6 +95,11 @@ describe.each([['sealed', noSealedRam()] as const, ['plain', undefined] as const
       expect(readFileSync(join(directory, 'one')).subarray(0, 512)).toEqual(bytes);
       const { faults } = service.host.platform.iommu;
       expect(faults.total).toBe(0);
+      const { sealed } = service.host.vm('alpha').machine;
+      await sealed?.flush();
+      if (sealed !== undefined) {
+        expect(Buffer.from(sealed.dram()).includes('one one one one ')).toBe(false);
+      }
 
       expect(await client.ask('ps', {})).toMatchObject([
         { name: 'alpha', ofSubsystems: [{ name: 'pool', function: 1 }] },
@@ -190,9 +195,18 @@ describe('a configuration that is added', () => {
         ],
       },
     ]);
-    expect((await made.client.ask('subsystems', {})).map(({ name }) => name)).toEqual([
-      'pool',
-      'more',
+    expect(await made.client.ask('subsystems', {})).toEqual([
+      {
+        ...{ name: 'pool', virtualFunctions: 3, namespaces: 4 },
+        given: [
+          { function: 0, vm: 'beta', rid: '0001:00:06.0' },
+          { function: 1, vm: 'alpha', rid: '0000:00:05.0' },
+        ],
+      },
+      {
+        ...{ name: 'more', virtualFunctions: 1, namespaces: 1 },
+        given: [{ function: 1, vm: 'beta', rid: '0001:00:05.0' }],
+      },
     ]);
     await expect(add(made, both)).rejects.toThrow(/1: subsystems\[0\]: expected a new name/);
     await expect(add(made, { vms: [vm('gamma', 4)] })).rejects.toThrow(
@@ -223,6 +237,19 @@ describe('a configuration that is added', () => {
       /1: subsystems\[0\]\.namespaces\[0\]: .*one/,
     );
   });
+});
+
+test('a function that was pulled out and has no place where it was to go is free', async () => {
+  const made = await bench('plain', vm('alpha', 1), vm('beta', undefined));
+  const { client, service } = made;
+  // What is in the way of its server's socket.
+  const inTheWay = service.host.platform.run.socket('0001-00-05-0');
+  fileIn('/', inTheWay, 'no socket');
+  await expect(client.ask('bind', { rid: '00:05.0', target: 'beta' })).rejects.toThrow(/no socket/);
+  rmSync(inTheWay);
+  expect(await client.ask('subsystems', {})).toMatchObject([{ name: 'pool', given: [] }]);
+  await add(made, { vms: [vm('gamma', 1, { memory: 'plain' })] });
+  expect(await label(await driver(made, 'gamma'), 2)).toBe('one');
 });
 
 describe('a namespace', () => {

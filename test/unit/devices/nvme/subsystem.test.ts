@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Nvme } from '../../../../src/devices/nvme/nvme.ts';
 import { NvmeSubsystem } from '../../../../src/devices/nvme/subsystem.ts';
@@ -183,6 +184,53 @@ describe('an NVM subsystem of a physical and three virtual functions', () => {
     whole.assign(2, 2);
     expect(await activeNamespaces(driverOf(whole.controller(2)))).toEqual([2, 3]);
     await expect(before.handOver()).rejects.toThrow(/one that it had before/);
+  });
+
+  test('a namespace is in no two controllers, whatever is asked for', async () => {
+    // Few of each, so that they meet.
+    const number = fc.nat({ max: 2 });
+    const nsid = fc.integer({ min: 1, max: 3 });
+    const step = fc.oneof(
+      fc.record({ does: fc.constantFrom('assign', 'take away'), nsid, number }),
+      fc.record({
+        does: fc.constantFrom('give', 'give back', 'hand over'),
+        nsid: fc.constant(0),
+        number,
+      }),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { minLength: 20, maxLength: 40 }), async (steps) => {
+        const { whole } = subsystem();
+        const live = new Map<number, Nvme>();
+        for (const { does, nsid, number } of steps) {
+          const controller = live.get(number);
+          try {
+            if (does === 'assign') whole.assign(nsid, number);
+            else if (does === 'take away') whole.assign(nsid, undefined);
+            else if (does === 'give') live.set(number, whole.controller(number));
+            else if (does === 'hand over' && controller)
+              live.set(number, await controller.handOver());
+            else if (does === 'give back' && controller) {
+              await whole.giveBack(number);
+              live.delete(number);
+            }
+          } catch (error) {
+            expect(String(error)).toMatch(/^Error: expected a (namespace|function) that/);
+          }
+          const had = [...live].flatMap(([function_, { namespaces }]) =>
+            namespaces.map((one) => [one.nsid, function_]),
+          );
+          expect(new Set(had.map(([nsid]) => nsid)).size).toBe(had.length);
+          expect(whole.given).toEqual([...live.keys()].sort());
+          expect(
+            whole.namespaces.flatMap((one) =>
+              one.holder === undefined ? [] : [[one.nsid, one.holder]],
+            ),
+          ).toEqual(had.sort(([one = 0], [other = 0]) => one - other));
+        }
+      }),
+      { numRuns: 30 },
+    );
   });
 
   test('a namespace keeps the block size that it was given, whichever function it goes to', async () => {
