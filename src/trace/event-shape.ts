@@ -108,7 +108,7 @@ const EVENTS: Readonly<Record<TraceEvent['kind'], Shape>> = {
   },
   fault: {
     ...{ t: count, rid: place, direction, iova: address, bytes: count, reason: text },
-    slot: optional(count),
+    ...{ slot: optional(count), generation: optional(count) },
   },
   interrupt: {
     ...{ t: count, rid: place, how: oneOf('intx', 'msi', 'msi-x') },

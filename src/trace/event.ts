@@ -118,6 +118,8 @@ export interface FaultEvent extends OfFunction {
   readonly bytes: number;
   readonly reason: FaultReason;
   readonly slot?: number;
+  /** Of the newest key that the slot has or had. */
+  readonly generation?: number;
 }
 
 /** The function raised an interrupt, or lowered its pin. */

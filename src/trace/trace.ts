@@ -152,7 +152,8 @@ export class Trace implements Instrument {
     journal.add(new RecordedDma(journal.now(), dma, isPrivate, this.dataBytesMax));
   }
 
-  #fault({ rid, direction, iova, length, reason, slot, refused }: FaultRecord): void {
+  #fault(fault: FaultRecord): void {
+    const { rid, direction, iova, length, reason, slot, generation, refused } = fault;
     // What was done has its own event, which says of each piece whether it met pages of the other kind.
     if (!refused) return;
     this.record({
@@ -163,6 +164,7 @@ export class Trace implements Instrument {
       bytes: length,
       reason,
       ...(slot === undefined ? {} : { slot }),
+      ...(generation === undefined ? {} : { generation }),
     });
   }
 }

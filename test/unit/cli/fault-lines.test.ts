@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { tellFaults } from '../../../src/cli/fault-lines.ts';
 import { FaultLog } from '../../../src/iommu/fault-log.ts';
+import { keySlot } from '../../../src/keys/key-slot.ts';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 
 const fault = {
@@ -14,6 +15,17 @@ const fault = {
   slot: undefined,
   generation: undefined,
 } as const;
+
+test('a slot is told with its generation', () => {
+  const faults = new FaultLog();
+  const lines: string[] = [];
+  tellFaults(faults, (line) => lines.push(line));
+  const slot = { slot: keySlot(5), generation: 2 };
+  faults.record({ ...fault, ...slot, reason: 'slot-of-another-generation' });
+  expect(lines).toEqual([
+    'IOMMU fault: read of 4 bytes at 0x1000 by 0000:00:04.0: slot-of-another-generation (slot 5, generation 2)',
+  ]);
+});
 
 test('a refused DMA is told in a line, and a flood of them in a bounded number', () => {
   const faults = new FaultLog();

@@ -169,6 +169,7 @@ test('each access of a batch is told by itself, refused ones as faults', () => {
       bytes: 16,
       reason: 'unmapped',
       slot: 1,
+      generation: 10,
     },
   ]);
 });
