@@ -33,12 +33,16 @@ export {
   type PluggedFunction,
 } from './machine/machine.ts';
 export type { MoveOptions } from './machine/move-function.ts';
-export type { PageRange } from './machine/page-sharing.ts';
+export type { PageConversion, PageSharing, SharedRanges } from './machine/page-sharing.ts';
 export { Platform, type PlatformOptions, type TenantOptions } from './machine/platform.ts';
 export type { Tenant } from './machine/tenant.ts';
 export { FuseUnavailable } from './memory/fuse/fuse-unavailable.ts';
 export { MemoryError } from './memory/guest-memory.ts';
-export type { ConversionOptions } from './memory/sealed-memory.ts';
+export {
+  ConversionError,
+  type ConversionOptions,
+  type PageRange,
+} from './memory/page-conversion.ts';
 export * from './pci/index.ts';
 export {
   type Bdf,

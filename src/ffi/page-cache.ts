@@ -1,15 +1,17 @@
 /**
  * I/O that the page cache can answer at once: preadv2 and pwritev2 with their flags, fdatasync, and
- * cachestat(2), which tells whether it can. Buffers are addresses; nothing is allocated a call.
+ * cachestat(2), which tells whether it can; and how pages leave it. Buffers are addresses; nothing is allocated a
+ * call.
  */
 import koffi from 'koffi';
-import { addressOfBytes, declared, type Native } from './libc.ts';
+import { addressOfBytes, declared, type Native, SystemError } from './libc.ts';
 
 export const RWF_DSYNC = 0x02;
 export const RWF_NOWAIT = 0x08;
 
 const SYS_CACHESTAT = 451;
 const PAGE_BYTES = 4096;
+const POSIX_FADV_DONTNEED = 4;
 const HIGH = 0x1_0000_0000;
 
 const preadNative = declared(
@@ -22,6 +24,9 @@ const cachestatNative = declared(
   'long syscall(long number, long fd, uintptr_t range, uintptr_t stat, long flags)',
 );
 const fdatasyncNative = declared('int fdatasync(int fd)');
+const fadviseNative = declared(
+  'int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)',
+);
 let preadCall: Native | undefined;
 let pwriteCall: Native | undefined;
 let cachestatCall: Native | undefined;
@@ -69,6 +74,12 @@ export function writeWithFlags(
 /** fdatasync(2). @returns 0, or minus the errno. */
 export function dataSync(fd: number): number {
   return fdatasyncNative()(fd) < 0 ? -koffi.errno() : 0;
+}
+
+/** posix_fadvise(2): clean pages of the range that nobody has mapped leave the page cache. @throws SystemError */
+export function dropCached(fd: number, offset: number, length: number): void {
+  const errno = fadviseNative()(fd, offset, length, POSIX_FADV_DONTNEED);
+  if (errno !== 0) throw new SystemError('posix_fadvise', errno);
 }
 
 /**

@@ -5,8 +5,9 @@ import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { MemoryController } from '../memory/memory-controller.ts';
+import type { ConversionOptions, PageRange } from '../memory/page-conversion.ts';
 import type { PlainMemory } from '../memory/plain-memory.ts';
-import type { ConversionOptions, SealedMemory } from '../memory/sealed-memory.ts';
+import type { SealedMemory } from '../memory/sealed-memory.ts';
 import type { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
@@ -19,7 +20,7 @@ import type { VirtualMachine } from '../vm/virtual-machine.ts';
 import { functionPlaces, imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
 import type { Instrument } from './instrument.ts';
 import type { KeySlots } from './key-slots.ts';
-import { convertPages, type PageRange } from './page-sharing.ts';
+import { PageSharing } from './page-sharing.ts';
 import { Platform } from './platform.ts';
 import type { SlotRegister } from './slot-register.ts';
 import type { Tenant } from './tenant.ts';
@@ -89,6 +90,7 @@ export class Machine implements AsyncDisposable {
   readonly bytes: number;
   /** Undefined where memory is plain. */
   readonly sealed: SealedRam | undefined;
+  readonly pages = new PageSharing(this);
   /** What watches or disturbs it, from the device outwards. */
   readonly instruments: readonly Instrument[];
   readonly #lateFunctions: boolean;
@@ -264,16 +266,16 @@ export class Machine implements AsyncDisposable {
   /**
    * Makes pages of the VM shared: DRAM holds them in the clear, with their content or zeros. CPUs reach them as
    * before; a device does by IN_CLEAR in its mapping or its entry (docs/isolation.md). The guest may run.
-   * @throws RangeError where they are not whole pages of RAM that the VMM has told of; MemoryError, and then a
-   *   first part of them may be shared; Error where memory is plain
+   * @throws RangeError where they are not whole pages of RAM that the VMM has told of; ConversionError, and then
+   *   a first part of them may be shared; Error where memory is plain
    */
   share(range: PageRange, options: ConversionOptions): Promise<void> {
-    return convertPages(this.#functions, 'share', range, options);
+    return this.pages.convert('share', range, options);
   }
 
   /** Makes pages private again: DRAM holds them under the VM's slot. As {@link share}. */
   unshare(range: PageRange, options: ConversionOptions): Promise<void> {
-    return convertPages(this.#functions, 'unshare', range, options);
+    return this.pages.convert('unshare', range, options);
   }
 
   /** What QEMU gets for memory. */

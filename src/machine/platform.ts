@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { prctl } from '../ffi/libc.ts';
 import { Iommu } from '../iommu/iommu.ts';
+import { Watchers } from '../iommu/watchers.ts';
 import { KEY_SLOTS, type KeySlot, keySlot } from '../keys/key-slot.ts';
 import { KeylessSlots } from '../keys/keyless-slots.ts';
 import type { KeyBits } from '../keys/slot-lifecycle.ts';
@@ -10,6 +11,7 @@ import { MemoryController } from '../memory/memory-controller.ts';
 import { KeySlots } from './key-slots.ts';
 import type { Machine, PluggedFunction } from './machine.ts';
 import { type MoveOptions, moveFunction } from './move-function.ts';
+import type { PageConversion } from './page-sharing.ts';
 import { RunDirectory } from './run-directory.ts';
 import { SlotRegister } from './slot-register.ts';
 import { Tenant } from './tenant.ts';
@@ -47,6 +49,8 @@ export class Platform implements AsyncDisposable {
   /** Every step of a slot's life: keys made or loaded, bound, rotated, revoked, destroyed. */
   readonly keys: KeySlots;
   readonly iommu: Iommu;
+  /** Who wants to hear of pages that have become shared or private, of any VM. */
+  readonly conversions = new Watchers<[conversion: PageConversion]>();
   readonly run: RunDirectory;
   /** Undefined where memory is plain. */
   readonly controller: MemoryController | undefined;

@@ -1,4 +1,5 @@
 import type { KeySlot } from '../keys/key-slot.ts';
+import { serves } from '../keys/slot-lifecycle.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { MemoryController } from '../memory/memory-controller.ts';
 import { PlainMemory } from '../memory/plain-memory.ts';
@@ -29,6 +30,8 @@ export class Tenant implements AsyncDisposable {
   readonly sealed: SealedRam | undefined;
   readonly #platform: Platform;
   readonly #left: () => void;
+  readonly #stopWatching: () => void;
+  #dropped: Promise<void> = Promise.resolve();
   #gone: Promise<void> | undefined;
 
   /**
@@ -61,6 +64,11 @@ export class Tenant implements AsyncDisposable {
     this.segment = vm - 1;
     this.sealed = ram;
     this.#left = left;
+    // That a slot is gone is said at once, and again when its keys are wiped: from then on nothing comes back.
+    this.#stopWatching = platform.slots.onEntered((now, before) => {
+      const wiped = now.state === before.state && !serves(now.state);
+      if (now.slot === slot && wiped) this.#dropCache();
+    });
   }
 
   /**
@@ -95,8 +103,19 @@ export class Tenant implements AsyncDisposable {
     return this.#gone;
   }
 
+  /** In the background, one at a time. */
+  #dropCache(): void {
+    this.#dropped = this.#dropped
+      .then(() => this.sealed?.dropCache())
+      .catch((error: unknown) => {
+        const words = error instanceof Error ? error.message : String(error);
+        this.#platform.log(`VM ${this.vm}: its page cache could not be dropped: ${words}`);
+      });
+  }
+
   async #leave(): Promise<void> {
     const { iommu, keys, lost } = this.#platform;
+    this.#stopWatching();
     for (const [rid, { vm }] of [...iommu.table.entries()]) {
       if (vm === this.vm) iommu.table.delete(rid);
     }
@@ -108,6 +127,7 @@ export class Tenant implements AsyncDisposable {
           if (!lost.aborted) throw error;
         });
       }
+      await this.#dropped;
       await this.sealed?.remove();
     } finally {
       this.#left();

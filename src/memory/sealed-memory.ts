@@ -2,16 +2,12 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type AccessSlot, isInClear, type KeySlot } from '../keys/key-slot.ts';
 import { Becomes } from './dma-gate.ts';
 import { type Gpa, type GuestMemory, MemoryError, type MemoryRun } from './guest-memory.ts';
+import { ConversionError, type ConversionOptions, type PageRange } from './page-conversion.ts';
 import { RamRegions } from './ram-regions.ts';
 import type { SealedBatch } from './sealed-batch.ts';
 import { CHUNK_BYTES, type SealedPort, WRITE_MS_MAX } from './sealed-port.ts';
 
 const PAGE_BYTES = 4096;
-
-export interface ConversionOptions {
-  /** Whether the pages keep their content; else they are zeros. */
-  readonly keep: boolean;
-}
 
 /** Which file a region must be backed by. */
 export interface FileIdentity {
@@ -87,8 +83,9 @@ export class SealedMemory implements GuestMemory {
   /**
    * Makes whole pages shared: DRAM holds them in the clear. The VM's devices reach them without a key, its CPUs
    * as before. Goes on while the guest runs and devices do DMA, some pages at a time; see shared-pages.ts.
-   * @throws RangeError where the range is not of whole pages of guest RAM; MemoryError, and then a first part
-   *   of them may be converted
+   * Conversions of one RAM file come one after the other.
+   * @throws RangeError where the range is not of whole pages of guest RAM; ConversionError where it stopped, and
+   *   then a first part of them may be converted
    */
   share(address: Gpa, length: number, { keep }: ConversionOptions): Promise<void> {
     return this.#convert(address, length, Becomes.shared, keep);
@@ -99,7 +96,31 @@ export class SealedMemory implements GuestMemory {
     return this.#convert(address, length, Becomes.private, keep);
   }
 
-  async #convert(address: Gpa, length: number, becomes: Becomes, keep: boolean): Promise<void> {
+  /** Runs of shared pages, in the order of their addresses: those that a region has a place for. */
+  *sharedRanges(): Generator<PageRange> {
+    let address: number | undefined;
+    let bytes = 0;
+    for (const { gpa, size, backing } of this.regions.all) {
+      for (const run of this.#port.shared.runs(backing, size)) {
+        const begin = gpa + (run.offset - backing);
+        if (address !== undefined && address + bytes !== begin) {
+          yield { address: address as Gpa, bytes };
+          address = undefined;
+        }
+        if (address === undefined) [address, bytes] = [begin, 0];
+        bytes += run.length;
+      }
+    }
+    if (address !== undefined) yield { address: address as Gpa, bytes };
+  }
+
+  #convert(address: Gpa, length: number, becomes: Becomes, keep: boolean): Promise<void> {
+    return this.#port.conversions.afterOthers(() =>
+      this.#convertNow(address, length, becomes, keep),
+    );
+  }
+
+  async #convertNow(address: Gpa, length: number, becomes: Becomes, keep: boolean): Promise<void> {
     const whole = length > 0 && address % PAGE_BYTES === 0 && length % PAGE_BYTES === 0;
     if (!whole || !this.permits('read', address, length)) {
       throw new RangeError(
@@ -107,10 +128,18 @@ export class SealedMemory implements GuestMemory {
           'range of 4096-byte pages, once the VMM has said where RAM is',
       );
     }
+    const { shared } = this.#port;
     for (let done = 0; done < length; ) {
-      const place = this.#place(address + done, length - done);
-      this.#port.convert(place.offset, place.length, becomes, keep);
-      done += place.length;
+      const before = shared.conversions;
+      try {
+        const place = this.#place(address + done, length - done);
+        this.#port.convert(place.offset, place.length, becomes, keep);
+        done += place.length;
+      } catch (error) {
+        if (!(error instanceof MemoryError)) throw error;
+        const inPart = (shared.conversions - before) * PAGE_BYTES;
+        throw new ConversionError(error, done + inPart, length);
+      }
       if (done < length) await nextTurn();
     }
   }

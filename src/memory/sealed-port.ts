@@ -5,6 +5,7 @@ import { Becomes, type DmaGate, GateOutcome } from './dma-gate.ts';
 import { DroppedPages } from './dropped-pages.ts';
 import { EAGAIN } from './fuse/errno.ts';
 import { MemoryError } from './guest-memory.ts';
+import { ConversionOrder } from './page-conversion.ts';
 import { SharedPages } from './shared-pages.ts';
 
 /** Bytes of one request: well under the 256 pages of a FUSE message, so that one is never split. */
@@ -31,6 +32,7 @@ export class SealedPort {
   readonly gate: DmaGate;
   readonly dropped: DroppedPages;
   readonly shared: SharedPages;
+  readonly conversions = new ConversionOrder();
   /** Size of the RAM file. */
   readonly bytes: number;
   readonly #descriptor: () => number;

@@ -27,6 +27,7 @@ import { SystemError } from '../ffi/system-error.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { BatchQueueOptions } from './batch-queue.ts';
+import { dropCache } from './cache-drop.ts';
 import type { ControllerAnswers } from './controller/messages.ts';
 import { DmaGate } from './dma-gate.ts';
 import { MemoryError } from './guest-memory.ts';
@@ -146,6 +147,11 @@ export class SealedRam {
     return this.#dram;
   }
 
+  /** Bytes of shared pages. */
+  get sharedBytes(): number {
+    return this.#port.shared.count * PAGE_BYTES;
+  }
+
   /** What batches of accesses did so far. */
   get batchCounters(): Readonly<SealedBatchCounters> {
     return this.#batch.counters;
@@ -154,6 +160,11 @@ export class SealedRam {
   /** Writes every dirty page back: after it DRAM holds all that the guest stored before. */
   async flush(): Promise<void> {
     await promisify(fsync)(this.#descriptor());
+  }
+
+  /** Has what nobody has mapped leave the page cache, once the keys are gone: cache-drop.ts. */
+  async dropCache(): Promise<void> {
+    await dropCache(this.path, this.bytes);
   }
 
   counters(): Promise<ControllerAnswers['counters']> {
@@ -174,8 +185,9 @@ export class SealedRam {
 
   /**
    * {@link close}, and takes the memory off its controller, while others that it has go on. To be called
-   * when the keys of it are gone, so that nothing is written back: what is dirty in the cache is dropped.
-   * Whoever still has the file mapped gets SIGBUS at the next page that it misses.
+   * when the keys of it are gone, so that nothing is written back: what is dirty in the cache is dropped, and so
+   * is all else that nobody has mapped. Whoever still has the file mapped gets SIGBUS at the next page that it
+   * misses.
    * @throws MemoryError where the controller refuses; Error where the file cannot be unlinked
    */
   async remove(): Promise<void> {
@@ -188,6 +200,7 @@ export class SealedRam {
       });
     }
     if (this.#controller.ended) return;
+    await this.dropCache();
     await this.#controller.removeMemory(this.name);
     const { path, scatter, errors } = this.#paths;
     for (const name of [path, scatter, errors]) await unlink(name);

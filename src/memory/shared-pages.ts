@@ -36,6 +36,11 @@
  *   a page that is shared at its one end.
  * - *A rotation* passes shared pages by: they are under no key. What becomes private is under the newer one.
  * - *A slot that was revoked* converts nothing of which the content is to be kept. To discard takes no key.
+ * - *A long one takes many turns* of the event loop, a chunk each. A chunk is all of the above by itself: between two
+ *   there may be DMA, fills, a rotation's steps, its beginning or its end. Every chunk asks anew for the slot's
+ *   keys, for the file and for where the VMM says that RAM is; where one of them has gone it stops, says how far it
+ *   came, and what was converted by then is as if that alone had been asked for. Another conversion of the same
+ *   RAM waits for its end (ConversionOrder), so that two never take turns over the same pages.
  * @module
  */
 import { type AccessSlot, isInClear } from '../keys/key-slot.ts';
@@ -45,6 +50,7 @@ const PAGE_BYTES = 4096;
 export class SharedPages {
   readonly #shared: Uint8Array;
   #count = 0;
+  #conversions = 0;
 
   /** @param bytes size of the RAM file */
   constructor(bytes: number) {
@@ -56,12 +62,31 @@ export class SharedPages {
     return this.#count;
   }
 
+  /** How many pages were converted so far, each as often as it was. */
+  get conversions(): number {
+    return this.#conversions;
+  }
+
   /** Whole pages have become shared, or private. */
   set(offset: number, length: number, shared: boolean): void {
+    this.#conversions += length / PAGE_BYTES;
     const first = offset / PAGE_BYTES;
     const pages = this.#shared.subarray(first, first + length / PAGE_BYTES);
     for (const before of pages) this.#count += (shared ? 1 : 0) - before;
     pages.fill(shared ? 1 : 0);
+  }
+
+  /** Runs of shared pages that lie whole in a range of the file, in order. */
+  *runs(offset: number, length: number): Generator<{ offset: number; length: number }> {
+    if (this.#count === 0) return;
+    const begin = Math.ceil(offset / PAGE_BYTES);
+    const pages = this.#shared.subarray(begin, Math.floor((offset + length) / PAGE_BYTES));
+    for (let first = pages.indexOf(1); first >= 0; ) {
+      const after = pages.indexOf(0, first);
+      const end = after < 0 ? pages.length : after;
+      yield { offset: (begin + first) * PAGE_BYTES, length: (end - first) * PAGE_BYTES };
+      first = after < 0 ? -1 : pages.indexOf(1, after);
+    }
   }
 
   /** Whether an access meets a page of the other kind. */

@@ -22,6 +22,10 @@
  *   one.
  * - *Pages never written* are zeros under any key. There is nothing to move, and the first write is under
  *   the new one.
+ * - *Shared pages* are under no key (shared-pages.ts): their tag is no key's, so the sweep passes them by, and what is
+ *   written to them leaves it. A conversion is an access like any other, between two steps. What becomes private is
+ *   encrypted under the new key, so nothing comes under the old one behind the sweep; what becomes shared is
+ *   decrypted under the key that its record names, and then is nothing that would have to be moved.
  * - *Whose a page is* was decided by who wrote it last, block by block (page-keys.ts). Where a DMA under
  *   another slot of the VM has written a part of a page, those blocks are under that slot's key. The rotation of
  *   this slot leaves them: it has not got that key, and decrypting them with this one would make noise of
