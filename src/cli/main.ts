@@ -18,6 +18,7 @@ import { reportCommand } from './commands/report.ts';
 import { runCommand } from './commands/run.ts';
 import { serveCommand } from './commands/serve.ts';
 import { setupCommand } from './commands/setup.ts';
+import { shareCommand, unshareCommand } from './commands/share.ts';
 import { subsystemCommand } from './commands/subsystem.ts';
 import { testCommand } from './commands/test.ts';
 import { traceCommand } from './commands/trace.ts';
@@ -39,7 +40,8 @@ for (const command of [
   ...[runCommand(), testCommand(), initCommand(), imageCommand(), demoCommand()],
   ...[traceCommand(), reportCommand(), perfettoCommand(), replayCommand(), faultsCommand()],
   ...[serveCommand(), psCommand(), inspectCommand(), keyCommand(), bindCommand(), vmCommand()],
-  ...[subsystemCommand(), recordCommand(), metricsCommand()],
+  ...[shareCommand(), unshareCommand(), subsystemCommand()],
+  ...[recordCommand(), metricsCommand()],
   ...[doctorCommand(), setupCommand()],
 ]) {
   program.addCommand(command.copyInheritedSettings(program));

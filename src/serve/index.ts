@@ -31,5 +31,6 @@ export type {
   SubsystemFunction,
 } from './served-vm.ts';
 export { controlSockets, Service, type ServiceOptions } from './service.ts';
+export type { SharedDescription } from './shared-description.ts';
 export type { Subsystems } from './subsystems.ts';
 export { type BindTarget, VmHost, type VmHostOptions } from './vm-host.ts';

@@ -1,7 +1,9 @@
-import { type KeySlot, keySlot } from '../keys/key-slot.ts';
+import type { DeviceTableEntry } from '../iommu/device-table.ts';
+import { type AccessSlot, IN_CLEAR, type KeySlot, keySlot } from '../keys/key-slot.ts';
 import type { KeySlots } from '../machine/key-slots.ts';
 import { Machine } from '../machine/machine.ts';
 import { Platform } from '../machine/platform.ts';
+import type { ConversionOptions, PageRange } from '../memory/page-conversion.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
 import type { Accelerator } from '../vm/qemu-command.ts';
@@ -30,8 +32,11 @@ interface ServedFunction {
   readonly disks: AsyncDisposableStack;
 }
 
-/** What a function is to be bound to: a slot of its VM's, or, by the name of its VM, that VM's own. */
-export type BindTarget = { readonly slot: KeySlot } | { readonly vm: string };
+/**
+ * What a function is to be bound to: a slot of its VM's, or, by the name of its VM, that VM's own; or to none,
+ * `clear`, for shared pages.
+ */
+export type BindTarget = { readonly slot: KeySlot } | { readonly vm: string } | 'clear';
 
 /**
  * Any number of VMs in one process, by name: the servers of their functions and their sealed RAM, for VMMs that
@@ -156,8 +161,10 @@ export class VmHost implements AsyncDisposable {
   /**
    * Binds a function to a slot of its VM, whose key its DMA goes through from the next one on; or to a VM, by its
    * name: to that VM's own slot, and where it was another's, it is moved there, with nothing of the first VM in it.
+   * With `clear` its DMA goes through no key.
    * @returns its requester ID, which is another one where it has moved
-   * @throws Error where there is no such function, the slot is not its VM's, or it cannot be moved
+   * @throws Error where there is no such function, the slot is not its VM's, it cannot be moved, or its VM has no
+   *   shared pages, as memory is plain
    */
   async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
     const from = this.vms.find(({ machine }) => machine.functions.some((one) => one.rid === rid));
@@ -165,9 +172,20 @@ export class VmHost implements AsyncDisposable {
       const name = formatRequesterId(rid);
       throw new Error(`expected the requester ID of a function, got ${name}, which is none's`);
     }
+    if (target === 'clear') return this.#bindClear(rid, from);
     if ('slot' in target) return this.#bindSlot(rid, target.slot);
     const to = this.vm(target.vm);
     return from === to ? this.#bindSlot(rid, to.machine.slot) : await this.#move(rid, from, to);
+  }
+
+  /** Makes pages of a VM shared, while it runs. @throws Error where none is called so; as Machine.share */
+  async share(name: string, range: PageRange, options: ConversionOptions): Promise<void> {
+    await this.vm(name).machine.share(range, options);
+  }
+
+  /** Makes pages of a VM private again. @throws as {@link share} */
+  async unshare(name: string, range: PageRange, options: ConversionOptions): Promise<void> {
+    await this.vm(name).machine.unshare(range, options);
   }
 
   /** A slot by its number, or that of a VM by its name. @throws Error, RangeError */
@@ -187,20 +205,39 @@ export class VmHost implements AsyncDisposable {
     if (errors.length > 0) throw errors[0];
   }
 
-  #bindSlot(rid: RequesterId, slot: KeySlot): RequesterId {
-    const { table } = this.platform.iommu;
-    const entry = table.get(rid);
-    const name = formatRequesterId(rid);
-    if (entry === undefined) {
-      throw new Error(`expected a function that is bound, got ${name}, which is blocked`);
+  #bindClear(rid: RequesterId, { name, machine }: ServedVm): RequesterId {
+    if (machine.mode === 'plain') {
+      throw new Error(`expected a VM with shared pages, got ${name}, whose memory is plain`);
     }
+    return this.#setSlot(rid, this.#entryOf(rid), IN_CLEAR);
+  }
+
+  #bindSlot(rid: RequesterId, slot: KeySlot): RequesterId {
+    const entry = this.#entryOf(rid);
     const { state, vm, generation } = this.keys.describe(slot);
     if (vm !== entry.vm) {
       const whose = vm === undefined ? `is ${state}` : `is VM ${vm}'s`;
       throw new Error(
-        `expected a slot of VM ${entry.vm}, whose function ${name} is, got slot ${slot}, which ${whose}`,
+        `expected a slot of VM ${entry.vm}, whose function ${formatRequesterId(rid)} is, got slot ${slot}, which ${whose}`,
       );
     }
+    return this.#setSlot(rid, entry, slot, generation);
+  }
+
+  #entryOf(rid: RequesterId): DeviceTableEntry {
+    const entry = this.platform.iommu.table.get(rid);
+    if (entry !== undefined) return entry;
+    const name = formatRequesterId(rid);
+    throw new Error(`expected a function that is bound, got ${name}, which is blocked`);
+  }
+
+  #setSlot(
+    rid: RequesterId,
+    entry: DeviceTableEntry,
+    slot: AccessSlot,
+    generation?: number,
+  ): RequesterId {
+    const { table } = this.platform.iommu;
     table.set(rid, { ...entry, slotFrom: 'device-table', slot, generation });
     return rid;
   }

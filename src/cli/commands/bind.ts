@@ -1,19 +1,34 @@
 import { Command } from 'commander';
+import type { ControlClient } from '../../serve/control/control-client.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
+
+interface BindFlags extends ControlFlags {
+  readonly clear?: boolean;
+}
 
 export function bindCommand(): Command {
   return new Command('bind')
-    .description('bind a function to another key slot of its VM, or move it to another VM')
+    .description('bind a function to another key slot of its VM, to none, or to another VM')
     .argument('<rid>', 'its requester ID, as sealbus inspect shows it, such as 0001:00:04.0')
-    .argument('<slot|vm>', 'number of a key slot, or name of a VM')
+    .argument('[slot|vm]', 'number of a key slot, or name of a VM, where it is moved')
+    .option('--clear', 'to no slot: its DMA is in the clear, for shared pages')
     .addOption(jsonOption())
     .addOption(socketOption())
-    .action(async (rid: string, target: string, flags: ControlFlags) => {
-      const bound = await withControl(flags, (client) => client.ask('bind', { rid, target }));
-      process.stdout.write(
-        flags.json
-          ? `${JSON.stringify(bound)}\n`
-          : `${bound.rid} goes through slot ${bound.entry?.slot}\n`,
-      );
+    .action(async (rid: string, target: string | undefined, flags: BindFlags) => {
+      const bound = await withControl(flags, (client) => bind(client, rid, target, flags.clear));
+      const slot = bound.entry?.slot;
+      const how = slot === 'in-the-clear' ? 'goes in the clear' : `goes through slot ${slot}`;
+      process.stdout.write(flags.json ? `${JSON.stringify(bound)}\n` : `${bound.rid} ${how}\n`);
     });
+}
+
+function bind(client: ControlClient, rid: string, target: string | undefined, clear = false) {
+  if ((target !== undefined) === clear) {
+    throw new Error(
+      `expected a slot, a VM or --clear, got ${clear ? 'two of them' : 'none'}: say what to bind ${rid} to`,
+    );
+  }
+  return target === undefined
+    ? client.ask('bind-clear', { rid })
+    : client.ask('bind', { rid, target });
 }

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import type { VmDescription } from '../../serve/control/operations.ts';
 import { columns } from '../columns.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
+import { sharedText } from './share.ts';
 
 export function inspectCommand(): Command {
   return new Command('inspect')
@@ -33,6 +34,7 @@ function asText(vm: VmDescription): string {
   return [
     `VM ${vm.name}: number ${vm.vm}, ${vm.bytes / 2 ** 20} MiB ${vm.memory}, iommu ${vm.iommu}, ${vm.refused} DMA refused`,
     ...(vm.ram === null ? [] : [`memory: ${vm.ram}`]),
+    ...(vm.shared === null ? [] : [sharedText(vm.shared)]),
     '',
     columns(['RID', 'IN GUEST', 'DEVICE', 'VMM', 'SLOT', 'RIGHTS', 'DOMAIN'], functions),
     columns(['SLOT', 'STATE', 'GEN', 'KEY'], keys),

@@ -5,6 +5,7 @@
 import { NAMESPACES_MAX } from '../../devices/nvme/nvme-options.ts';
 import { VIRTUAL_FUNCTIONS_MAX } from '../../devices/nvme/subsystem-place.ts';
 import { KEY_SLOTS } from '../../keys/key-slot.ts';
+import { MEMORY_BYTES_MAX } from '../../machine/memory-size.ts';
 
 /** A line, its end included. */
 export const LINE_BYTES_MAX = 256 * 1024;
@@ -12,9 +13,18 @@ export const LINE_BYTES_MAX = 256 * 1024;
 const ID_MAX = Number.MAX_SAFE_INTEGER;
 const NAME_MAX = 64;
 const PATH_MAX = 4096;
+const PAGE_BYTES = 4096;
 
 /** A slot by its number, or that of a VM by its name. */
 export type SlotName = string;
+
+/** Whole pages by their guest-physical address, and whether they keep their content; else they are zeros. */
+interface PagesRequest {
+  readonly vm: string;
+  readonly address: number;
+  readonly bytes: number;
+  readonly keep: boolean;
+}
 
 export interface ControlOperations {
   ps: object;
@@ -38,6 +48,10 @@ export interface ControlOperations {
   'key-destroy': { readonly slot: SlotName };
   /** To a slot of its VM's by its number, or to a VM by its name, where it is moved if it is another's. */
   bind: { readonly rid: string; readonly target: SlotName };
+  /** To no slot: what it does is in the clear, for shared pages. */
+  'bind-clear': { readonly rid: string };
+  'pages-share': PagesRequest;
+  'pages-unshare': PagesRequest;
   /** `descriptor`: the number by which the text names the one that comes with the request. */
   'vm-add': {
     readonly text: string;
@@ -99,12 +113,23 @@ const orNull =
     const expected = value === null ? undefined : check(value);
     return expected === undefined ? undefined : `${expected}, or null`;
   };
+const pages =
+  (what: string, least: number, most: number): Check =>
+  (value) =>
+    typeof value === 'number' && value % PAGE_BYTES === 0 && value >= least && value <= most
+      ? undefined
+      : `${what}, a multiple of ${PAGE_BYTES} from ${least} to ${most}`;
 const flag: Check = (value) => (typeof value === 'boolean' ? undefined : 'true or false');
 const bits: Check = (value) => (value === 128 || value === 256 ? undefined : '128 or 256 bits');
 
 const vm = text("a VM's name", NAME_MAX);
 const subsystem = text("a subsystem's name", NAME_MAX);
 const slot = integer('a key slot', KEY_SLOTS - 1);
+const rid = text('a requester ID', NAME_MAX);
+const pageRange = {
+  address: pages('an address', 0, Number.MAX_SAFE_INTEGER - MEMORY_BYTES_MAX),
+  bytes: pages('a number of bytes', PAGE_BYTES, MEMORY_BYTES_MAX),
+};
 const slotName = text("a key slot's number, or a VM's name, as text", NAME_MAX);
 
 interface Shape {
@@ -128,7 +153,10 @@ const SHAPES: Readonly<Record<ControlOperation, Shape>> = {
   'key-resume': { must: { slot: slotName } },
   'key-revoke': { must: { slot: slotName } },
   'key-destroy': { must: { slot: slotName } },
-  bind: { must: { rid: text('a requester ID', NAME_MAX), target: slotName } },
+  bind: { must: { rid, target: slotName } },
+  'bind-clear': { must: { rid } },
+  'pages-share': { must: { vm, ...pageRange, keep: flag } },
+  'pages-unshare': { must: { vm, ...pageRange, keep: flag } },
   'vm-add': {
     must: {
       text: text('a configuration', LINE_BYTES_MAX),

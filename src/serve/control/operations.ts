@@ -3,6 +3,7 @@
 import { keySlot } from '../../keys/key-slot.ts';
 import type { RotationProgress } from '../../keys/slot-keeper.ts';
 import { checkKeyBits, type KeyBits, type SlotDescription } from '../../keys/slot-lifecycle.ts';
+import { gpa } from '../../memory/guest-memory.ts';
 import { formatRequesterId, parseRequesterId } from '../../pci/requester-id.ts';
 import { ConfigError } from '../config/config-place.ts';
 import { parseServeConfig, type ServeConfig } from '../config/serve-config.ts';
@@ -14,9 +15,10 @@ import type {
   SubsystemSummary,
 } from '../served-subsystem.ts';
 import type { FunctionDescription, ServedVm, SubsystemFunction } from '../served-vm.ts';
-import type { VmHost } from '../vm-host.ts';
+import { type SharedDescription, sharedDescription } from '../shared-description.ts';
+import type { BindTarget, VmHost } from '../vm-host.ts';
 import type { ControlHandler } from './control-connection.ts';
-import type { ControlOperation, ControlRequest } from './control-request.ts';
+import type { ControlOperation, ControlOperations, ControlRequest } from './control-request.ts';
 
 export interface VmSummary {
   readonly name: string;
@@ -39,8 +41,10 @@ export interface VmDescription extends Omit<VmSummary, 'functions'> {
   readonly functions: readonly FunctionDescription[];
   /** The file that is its memory, for a VMM to map; null where memory is plain. */
   readonly ram: string | null;
+  /** Null where memory is plain. */
+  readonly shared: SharedDescription | null;
   readonly keys: readonly KeyDescription[];
-  /** Of its functions' DMA, those that are still in the log. */
+  /** Of its functions' DMA, since it came. */
   readonly refused: number;
   /** QEMU's, as a shell takes it. */
   readonly command: string;
@@ -68,6 +72,10 @@ export interface ControlAnswers {
   'key-revoke': KeyDescription;
   'key-destroy': KeyDescription;
   bind: FunctionDescription;
+  'bind-clear': FunctionDescription;
+  /** What of the VM is shared afterwards. */
+  'pages-share': SharedDescription;
+  'pages-unshare': SharedDescription;
   'vm-add': readonly VmDescription[];
   'vm-remove': { readonly attached: number };
   subsystems: readonly SubsystemSummary[];
@@ -108,6 +116,21 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
     ...keyBits(bits),
   });
   const described = (slot: number) => describeKey(host, keySlot(slot));
+  const bound = async (rid: string, target: BindTarget) => {
+    const now = formatRequesterId(await host.bind(parseRequesterId(rid), target));
+    const found = host.vms.flatMap(({ functions }) => functions).find((one) => one.rid === now);
+    if (found === undefined) throw new Error(`expected ${now} to stay, got its VM's end`);
+    return found;
+  };
+  const converted = async (
+    to: 'share' | 'unshare',
+    { vm, address, bytes, keep }: ControlOperations['pages-share'],
+  ) => {
+    await host[to](vm, { address: gpa(address), bytes }, { keep });
+    const shared = sharedDescription(host.vm(vm).machine);
+    if (shared === null) throw new Error(`expected ${vm} to have private pages, got plain memory`);
+    return shared;
+  };
   return {
     ps: () => host.vms.map((vm) => summaryOf(host, vm)),
     inspect: ({ vm }) => describeVm(host, host.vm(vm)),
@@ -152,13 +175,11 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
       await keys.destroy(which);
       return described(which);
     },
-    bind: async ({ rid, target }) => {
-      const to = /^\d+$/.test(target) ? { slot: keySlot(Number(target)) } : { vm: target };
-      const now = formatRequesterId(await host.bind(parseRequesterId(rid), to));
-      const bound = host.vms.flatMap(({ functions }) => functions).find((one) => one.rid === now);
-      if (bound === undefined) throw new Error(`expected ${now} to stay, got its VM's end`);
-      return bound;
-    },
+    bind: ({ rid, target }) =>
+      bound(rid, /^\d+$/.test(target) ? { slot: keySlot(Number(target)) } : { vm: target }),
+    'bind-clear': ({ rid }) => bound(rid, 'clear'),
+    'pages-share': (request) => converted('share', request),
+    'pages-unshare': (request) => converted('unshare', request),
     'vm-add': async ({ text, file, directory, descriptor }, io) => {
       const config = parseServeConfig(text, file, directory, host.subsystems.known);
       const added = await host.addAll(withDescriptor(config, descriptor, io));
@@ -227,16 +248,16 @@ function summaryOf({ keys }: VmHost, vm: ServedVm): VmSummary {
 
 function describeVm(host: VmHost, vm: ServedVm): VmDescription {
   const { machine, command } = vm;
-  const { faults } = machine.iommu;
   return {
     ...summaryOf(host, vm),
     functions: vm.functions,
     ram: machine.sealed?.path ?? null,
+    shared: sharedDescription(machine),
     keys: host.keys
       .list()
       .filter((key) => key.vm === machine.vm)
       .map(({ slot }) => describeKey(host, slot)),
-    refused: faults.records.filter((fault) => fault.refused && fault.vm === machine.vm).length,
+    refused: host.recorder.refused(machine.vm),
     ...{ command: command.text, argv: command.words, env: command.env },
   };
 }

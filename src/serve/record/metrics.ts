@@ -47,7 +47,7 @@ export async function metricsText(
   const events = new Metric(
     'sealbus_events_total',
     'counter',
-    'Bindings, key events, and VMs and subsystems that came, went or changed.',
+    'Bindings, key events, conversions of pages, and VMs and subsystems that came, went or changed.',
   );
   for (const { event, reason, vm, count } of recorder.counts()) {
     if (event === 'refused') refused.sample(count, { vm: name(vm), reason });
@@ -57,6 +57,7 @@ export async function metricsText(
   const slots = new Metric('sealbus_key_slots', 'gauge', 'Key slots that are not empty, by state.');
   for (const [state, count] of states) slots.sample(count, { state });
   const bytes = new Metric('sealbus_vm_memory_bytes', 'gauge', 'Guest memory.');
+  const shared = new Metric('sealbus_vm_shared_bytes', 'gauge', 'Shared pages: in the clear.');
   const attached = new Metric(
     'sealbus_vm_functions_attached',
     'gauge',
@@ -64,11 +65,14 @@ export async function metricsText(
   );
   for (const vm of vms) {
     bytes.sample(vm.machine.bytes, { vm: vm.name, memory: vm.machine.mode });
+    const { sealed } = vm.machine;
+    if (sealed !== undefined) shared.sample(sealed.sharedBytes, { vm: vm.name });
     attached.sample(vm.attached, { vm: vm.name });
   }
   const metrics = [
     new Metric('sealbus_vms', 'gauge', 'VMs that are served.').sample(vms.length),
     bytes,
+    shared,
     attached,
     new Metric('sealbus_device_table_entries', 'gauge', 'Functions that are bound.').sample(
       iommu.table.size,
@@ -105,6 +109,7 @@ const MEMORY_COUNTERS = {
   writtenBackPages: 'Pages that were written back.',
   dmaReads: 'DMA reads of sealed memory.',
   dmaWrites: 'DMA writes of sealed memory.',
+  convertedPages: 'Pages that were made shared or private.',
   slotRefusals: 'Accesses that the memory controller refused for their slot.',
 } as const;
 

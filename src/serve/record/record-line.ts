@@ -3,6 +3,7 @@ import type { DeviceTableEntry } from '../../iommu/device-table.ts';
 import type { FaultRecord } from '../../iommu/fault-log.ts';
 import { type AccessSlot, isInClear } from '../../keys/key-slot.ts';
 import type { SlotDescription } from '../../keys/slot-lifecycle.ts';
+import type { PageConversion } from '../../machine/page-sharing.ts';
 import type { Iova } from '../../pci/dma-port.ts';
 import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 
@@ -13,8 +14,11 @@ export type ShownSlot = number | 'in-the-clear';
 export interface RecordLine {
   /** ISO 8601, UTC, milliseconds. */
   readonly time: string;
-  /** `mismatched` is a DMA that was done though it met pages of the other kind, private or shared. */
-  readonly event: 'vm' | 'subsystem' | 'binding' | 'key' | 'refused' | 'mismatched';
+  /**
+   * `pages` have become shared or private; `mismatched` is a DMA that was done though it met pages of the other
+   * kind.
+   */
+  readonly event: 'vm' | 'subsystem' | 'binding' | 'key' | 'pages' | 'refused' | 'mismatched';
   /** Of the function, on its VM's segment. */
   readonly rid: string | null;
   readonly vm: number | null;
@@ -31,6 +35,10 @@ export interface RecordLine {
   /** Of a binding: what the device table now says. */
   readonly slotFrom?: 'device-table' | 'translation';
   readonly rights?: string;
+  /** Of pages: the guest-physical address of the first, and whether they kept their content. */
+  readonly address?: string;
+  readonly bytes?: number;
+  readonly kept?: boolean;
   /** Of a DMA. */
   readonly sequence?: number;
   readonly direction?: 'read' | 'write';
@@ -117,6 +125,19 @@ export function bindingLine(
     generation: slot === undefined ? null : generation(slot),
     reason: before === undefined ? 'bound' : 'changed',
     ...{ slotFrom, rights },
+  };
+}
+
+/** Pages that have become shared or private. @param generation of the VM's own slot */
+export function pagesLine(
+  now: Date,
+  { vm, slot, to, range, kept }: PageConversion,
+  generation: number,
+): RecordLine {
+  const reason = to === 'shared' ? 'shared' : 'unshared';
+  return {
+    ...{ time: now.toISOString(), event: 'pages', rid: null, vm, slot, generation, reason },
+    ...{ address: `0x${range.address.toString(16)}`, bytes: range.bytes, kept },
   };
 }
 

@@ -4,6 +4,7 @@ import {
   bindingLine,
   dmaLine,
   keyLine,
+  pagesLine,
   type RecordLine,
   subsystemLine,
   vmLine,
@@ -14,7 +15,10 @@ const KEPT_MAX = 4096;
 
 export type RecordListener = (line: RecordLine) => void;
 
-/** Sees every binding, key event and refused DMA of a platform, counts them, and tells whoever listens. */
+/**
+ * Sees every binding, key event, conversion of pages and refused DMA of a platform, counts them, and tells whoever
+ * listens.
+ */
 export class Recorder implements Disposable {
   readonly #listeners = new Set<RecordListener>();
   readonly #stops: (() => void)[];
@@ -25,7 +29,7 @@ export class Recorder implements Disposable {
   #total = 0;
 
   constructor(platform: Platform) {
-    const { iommu, slots, keys } = platform;
+    const { iommu, slots, keys, conversions } = platform;
     const generation = (slot: Parameters<typeof isInClear>[0]) =>
       isInClear(slot) ? null : slots.generation(slot);
     this.#stops = [
@@ -34,6 +38,9 @@ export class Recorder implements Disposable {
         this.#record(bindingLine(new Date(), rid, entry, before, generation)),
       ),
       slots.onEntered((now, before) => this.#record(keyLine(new Date(), now, before))),
+      conversions.add((done) =>
+        this.#record(pagesLine(new Date(), done, slots.generation(done.slot))),
+      ),
       keys.onRotation(({ slot, state, generation: next }) => {
         const was = this.#paused.has(slot);
         if (state === 'paused') this.#paused.add(slot);
@@ -67,6 +74,14 @@ export class Recorder implements Disposable {
     return [...this.#counts.values()].map(({ line: { event, reason, vm }, count }) => {
       return { event, reason, vm: isOfDma(event) ? vm : null, count };
     });
+  }
+
+  /** DMA of a VM that was refused. */
+  refused(vm: number): number {
+    return this.counts().reduce(
+      (sum, one) => (one.event === 'refused' && one.vm === vm ? sum + one.count : sum),
+      0,
+    );
   }
 
   vm(vm: number, name: string, reason: 'added' | 'removed'): void {

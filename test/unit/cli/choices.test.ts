@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import { describe, expect, test } from 'vitest';
+import { parsePageAddress, parsePageBytes, sharedText } from '../../../src/cli/commands/share.ts';
 import { makeDevices, parseDevice } from '../../../src/cli/device-choice.ts';
 import { parseMemorySize } from '../../../src/cli/memory-choice.ts';
 import { Edu } from '../../../src/devices/edu/edu.ts';
@@ -21,6 +22,43 @@ describe('memory sizes', () => {
 
   test.each([[''], ['M'], ['63M'], ['65537K'], ['512T'], ['-1G'], ['1.5G']])('not %j', (text) => {
     expect(() => parseMemorySize(text)).toThrow(InvalidArgumentError);
+  });
+});
+
+describe('pages of a guest', () => {
+  test.each([
+    ['0x200000', 0x20_0000],
+    ['200000', 0x20_0000],
+    ['0XfFff000', 0xffff000],
+    ['0', 0],
+  ])('at %s', (text, address) => {
+    expect(parsePageAddress(text)).toBe(address);
+  });
+
+  test.each([[''], ['0x'], ['0x1001'], ['-1000'], ['1e3g'], ['0xfffffffffffff000']])(
+    'not at %j',
+    (text) => {
+      expect(() => parsePageAddress(text)).toThrow(InvalidArgumentError);
+    },
+  );
+
+  test('so many', () => {
+    expect(['64K', '4096', '1G'].map(parsePageBytes)).toEqual([65536, 4096, 2 ** 30]);
+    for (const text of ['', '0', '64', '1025', '-4K', '1.5M', '99999999999G']) {
+      expect(() => parsePageBytes(text)).toThrow(InvalidArgumentError);
+    }
+  });
+
+  test('that are shared are told by address, or by how much it is', () => {
+    const ranges = [
+      { address: '0x200000', bytes: 65536 },
+      { address: '0x300000', bytes: 4096 },
+    ];
+    const all = { bytes: 69632, ranges, more: false };
+    expect(sharedText(all)).toBe('shared: 64 KiB at 0x200000, 4 KiB at 0x300000');
+    expect(sharedText({ ...all, more: true })).toMatch(/0x300000, …$/);
+    expect(sharedText({ ...all, ranges: [] })).toMatch(/^shared: 68 KiB, at addresses that no VMM/);
+    expect(sharedText({ bytes: 0, ranges: [], more: false })).toBe('shared: nothing');
   });
 });
 

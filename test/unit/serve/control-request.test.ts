@@ -20,6 +20,9 @@ test.each([
   { op: 'key-rotate', slot: 'alpha', descriptor: true },
   { op: 'key-rotate', slot: 'alpha', duty: 60 },
   { op: 'bind', rid: '0001:00:04.0', target: '7' },
+  { op: 'bind-clear', rid: '0001:00:04.0' },
+  { op: 'pages-share', vm: 'alpha', address: 0, bytes: 4096, keep: true },
+  { op: 'pages-unshare', vm: 'alpha', address: 2 ** 40, bytes: 2 ** 39, keep: false },
   { op: 'vm-add', text: 'vms: []', file: 'f', directory: '/', descriptor: 3 },
   { op: 'record', follow: true, last: 0 },
   { op: 'subsystem-assign', subsystem: 'pool', nsid: 256, function: 64 },
@@ -28,6 +31,11 @@ test.each([
   const request = { id: 7, ...fields };
   expect(parseRequest(JSON.stringify(request))).toEqual(request);
 });
+
+function pages(change: object): string {
+  const request = { id: 1, op: 'pages-share', vm: 'a', address: 0, bytes: 4096, keep: true };
+  return JSON.stringify({ ...request, ...change });
+}
 
 describe('what is no request is refused, with its id where there is one:', () => {
   test.each<[string, string, number | null, RegExp]>([
@@ -60,6 +68,19 @@ describe('what is no request is refused, with its id where there is one:', () =>
       '{"id":1,"op":"subsystem-assign","subsystem":"pool","nsid":1,"function":"none"}',
       1,
       /number of a function from 0 to 64, or null in function/,
+    ],
+    ['an address in a page', pages({ address: 0x1008 }), 1, /multiple of 4096 .* in address/],
+    ['an address below 0', pages({ address: -4096 }), 1, /multiple of 4096 from 0 .* in address/],
+    ['an address as text', pages({ address: '0x1000' }), 1, /in address of pages-share/],
+    ['a part of a page', pages({ bytes: 100 }), 1, /multiple of 4096 .* in bytes/],
+    ['no page', pages({ bytes: 0 }), 1, /from 4096 to .* in bytes/],
+    ['more than any memory', pages({ bytes: 2 ** 40 }), 1, /to 549755813888 in bytes/],
+    ['no number', pages({ bytes: null }), 1, /in bytes of pages-share/],
+    [
+      'content neither kept nor not',
+      pages({ keep: undefined }),
+      1,
+      /expected keep with pages-share/,
     ],
     ['bits of no key', '{"id":1,"op":"key-generate","slot":1,"bits":192}', 1, /128 or 256 bits/],
     [

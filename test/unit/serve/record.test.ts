@@ -3,10 +3,11 @@ import { IdentityDomain } from '../../../src/iommu/domain.ts';
 import { IN_CLEAR, keySlot } from '../../../src/keys/key-slot.ts';
 import type { SlotDescription, SlotState } from '../../../src/keys/slot-lifecycle.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
+import { gpa } from '../../../src/memory/guest-memory.ts';
 import type { Iova } from '../../../src/pci/dma-port.ts';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 import { parseMetricsAddress } from '../../../src/serve/record/metrics-server.ts';
-import { bindingLine, dmaLine, keyLine } from '../../../src/serve/record/record-line.ts';
+import { bindingLine, dmaLine, keyLine, pagesLine } from '../../../src/serve/record/record-line.ts';
 
 const now = new Date(Date.UTC(2026, 0, 2, 3, 4, 5, 6));
 const rid = parseRequesterId('0001:00:04.0');
@@ -95,6 +96,18 @@ describe('a binding', () => {
   test('to another domain alone is none', () => {
     expect(line({ ...entry, domain: new IdentityDomain(2) }, entry)).toBe(undefined);
     expect(line({ ...entry, slotFrom: 'device-table' }, entry)).toBe(undefined);
+  });
+});
+
+test('pages that have become shared or private are an event of the VM’s own key', () => {
+  const about = { vm: vmId(2), slot: keySlot(9), range: { address: gpa(0x20_0000), bytes: 65536 } };
+  const time = '2026-01-02T03:04:05.006Z';
+  const where = { event: 'pages', rid: null, vm: 2, slot: 9, generation: 4 };
+  expect(pagesLine(now, { ...about, to: 'shared', kept: true }, 4)).toEqual({
+    ...{ time, ...where, reason: 'shared', address: '0x200000', bytes: 65536, kept: true },
+  });
+  expect(pagesLine(now, { ...about, to: 'private', kept: false }, 4)).toEqual({
+    ...{ time, ...where, reason: 'unshared', address: '0x200000', bytes: 65536, kept: false },
   });
 });
 
