@@ -16,8 +16,8 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { dropCached } from '../ffi/page-cache.ts';
 
-/** Some milliseconds of the event loop. */
-const PIECE_BYTES = 32 * 2 ** 20;
+/** Half a millisecond of the event loop. */
+const PIECE_BYTES = 8 * 2 ** 20;
 
 /** What a memory whose keys, file or controller have gone answers. */
 const GONE: ReadonlySet<string | undefined> = new Set(['EIO', 'ENOENT', 'ENOTCONN']);

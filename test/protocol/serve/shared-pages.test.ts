@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Vmm } from '../../../src/client/vmm.ts';
 import type { Iova } from '../../../src/pci/dma-port.ts';
@@ -215,6 +216,27 @@ describe.skipIf(noSealedRam() !== undefined)('a VM that is served', () => {
       { reason: 'shared', address: '0x100000', bytes: shared?.bytes, kept: true },
     ]);
     expect(service.host.vm('beta').machine.sealed?.sharedBytes).toBe(0);
+  });
+
+  test('a VM that is removed in the middle of a conversion ends it, and no other VM’s', async () => {
+    const { client, connect, service, vmm, since } = await stored();
+    await vmm('beta');
+    const lines = since();
+    const whole = { address: GPA, bytes: 48 * MIB, keep: false };
+    const ended = client.ask('pages-share', { ...IN_VM, ...whole }).catch((error: Error) => error);
+    const others = connect().ask('pages-share', { ...whole, vm: 'beta' });
+    const { sealed } = service.host.vm('alpha').machine;
+    while (sealed?.sharedBytes === 0) await nextTurn();
+    expect(await connect().ask('vm-remove', { vm: 'alpha' })).toEqual({ attached: 1 });
+    const converted = sealed?.sharedBytes ?? 0;
+    expect(String(await ended)).toContain(`(${converted} of ${whole.bytes} bytes were converted`);
+    expect(converted).toBeLessThan(whole.bytes);
+    expect(await others).toMatchObject({ bytes: whole.bytes });
+    expect(lines().filter(({ event }) => event === 'pages' || event === 'vm')).toMatchObject([
+      { event: 'pages', vm: 1, slot: 1, generation: 1, bytes: converted, kept: false },
+      { event: 'vm', reason: 'removed', name: 'alpha' },
+      { event: 'pages', vm: 2, slot: 2, generation: 1, bytes: whole.bytes, kept: false },
+    ]);
   });
 
   test('the words of the command line', async () => {
