@@ -9,10 +9,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { SOCKET_PATH_BYTES_MAX } from '../ffi/unix-socket.ts';
 import { detachStaleMount } from '../memory/fuse/fuse-mount.ts';
 
 /** The mount of a run's RAM files, inside its directory. */
 const RAM_DIRECTORY = 'ram';
+/** What a socket's name has before its ending, at most. */
+const SOCKET_NAME_MAX = 24;
 
 /**
  * The directory of one run: its sockets and its mount, for this user alone. Its name carries the
@@ -27,12 +30,14 @@ export class RunDirectory implements Disposable {
 
   /**
    * Makes the directory of this run, after clearing away those of runs that are gone.
-   * @throws Error where the place belongs to somebody else.
+   * @throws Error where the place belongs to somebody else, or its path is too long for sockets in it.
    */
   static create(): RunDirectory {
     const base = baseDirectory();
     clearStale(base);
-    return new RunDirectory(mkdtempSync(join(base, `${process.pid}-${startOf(process.pid)}-`)));
+    const start = join(base, `${process.pid}-${startOf(process.pid)}-`);
+    expectRoom(socketIn(`${start}XXXXXX`, 'x'.repeat(SOCKET_NAME_MAX)));
+    return new RunDirectory(mkdtempSync(start));
   }
 
   /** A file of that name in the directories of this user's runs that go on, where there is one; newest last. */
@@ -53,12 +58,25 @@ export class RunDirectory implements Disposable {
 
   /** @returns where to put a socket; short enough for a socket's address whatever the name. */
   socket(name: string): string {
-    return join(this.path, `${name.slice(0, 24)}.sock`);
+    return socketIn(this.path, name);
   }
 
   [Symbol.dispose](): void {
     clear(this.path);
   }
+}
+
+function socketIn(directory: string, name: string): string {
+  return join(directory, `${name.slice(0, SOCKET_NAME_MAX)}.sock`);
+}
+
+function expectRoom(socket: string): void {
+  const bytes = Buffer.byteLength(socket);
+  if (bytes <= SOCKET_PATH_BYTES_MAX) return;
+  throw new Error(
+    `expected a directory for sockets whose paths have at most ${SOCKET_PATH_BYTES_MAX} bytes, got ` +
+      `${bytes} for ${socket}: set XDG_RUNTIME_DIR to a shorter one`,
+  );
 }
 
 /** XDG_RUNTIME_DIR where there is one, else a directory under /tmp that only we may have made. */

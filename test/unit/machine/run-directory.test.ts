@@ -2,6 +2,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   realpathSync,
   rmSync,
   statSync,
@@ -59,6 +60,16 @@ test('a socket’s path has room for it in a socket address', () => {
   const run = RunDirectory.create();
   expect(run.socket('x'.repeat(500)).length - run.path.length).toBeLessThan(32);
   run[Symbol.dispose]();
+});
+
+test('one that is too far down for sockets in it is refused, with what to do, and nothing is made', () => {
+  const deep = join(home, 'x'.repeat(90));
+  mkdirSync(deep);
+  vi.stubEnv('XDG_RUNTIME_DIR', deep);
+  expect(() => RunDirectory.create()).toThrow(
+    /at most 107 bytes.*set XDG_RUNTIME_DIR to a shorter/,
+  );
+  expect(readdirSync(join(deep, 'sealbus'))).toEqual([]);
 });
 
 test('its path is as the mount table has it, also behind a symbolic link', () => {
