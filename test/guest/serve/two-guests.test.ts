@@ -1,5 +1,4 @@
 /** Two guests of one serve, each booted by the command line that is printed for it. */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,54 +9,12 @@ import { ensureParts } from '../../../src/setup/ensure-parts.ts';
 import { until } from '../../protocol/cli/sealbus.ts';
 import { equalBlocks } from '../../protocol/machine/equal-blocks.ts';
 import { noSealedRam } from '../../protocol/memory/sealed-bench.ts';
+import { GuestConsole } from './guest-console.ts';
 
 const ends: (() => unknown)[] = [];
 afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end();
 });
-
-/** A guest's console: what is typed, and what has come. */
-class Console {
-  readonly #child: ChildProcess;
-  #text = '';
-
-  /** @param command as a shell takes it */
-  constructor(command: string) {
-    // The shell makes way for QEMU, so that ending the child ends that.
-    const line = command.replace(/^((?:\w+=\S+ )*)/, '$1exec ');
-    this.#child = spawn('sh', ['-c', line], { stdio: ['pipe', 'pipe', 'inherit'] });
-    this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-      this.#text += text;
-    });
-    ends.push(() => this.end());
-  }
-
-  async said(words: RegExp): Promise<string> {
-    await until(() => words.test(this.#text), 120_000, `the guest to say ${words}`);
-    return words.exec(this.#text)?.[1] ?? '';
-  }
-
-  /** Runs a line in the guest's shell. @returns what it prints */
-  async run(line: string): Promise<string> {
-    this.#text = '';
-    this.type(`echo beg''in; ${line}; echo e''nd`);
-    await this.said(/^end\r?$/m);
-    return (/^begin\r?\n([\s\S]*?)^end\r?$/m.exec(this.#text)?.[1] ?? '').replaceAll('\r', '');
-  }
-
-  type(line: string): void {
-    this.#child.stdin?.write(`${line}\n`);
-  }
-
-  get ended(): boolean {
-    return this.#child.exitCode !== null || this.#child.signalCode !== null;
-  }
-
-  async end(): Promise<void> {
-    if (!this.ended) this.#child.kill('SIGKILL');
-    await until(() => this.ended, 20_000, 'QEMU to end');
-  }
-}
 
 describe.skipIf(noSealedRam() !== undefined)('two guests of one serve', () => {
   test('boot by what is printed, do DMA under their own keys, and one goes on when the other is removed', async () => {
@@ -85,9 +42,13 @@ describe.skipIf(noSealedRam() !== undefined)('two guests of one serve', () => {
       ...{ config, parts: await ensureParts(), log: (message: string) => log.push(message) },
     });
     ends.push(() => service[Symbol.asyncDispose]());
-    const [one, two] = service.host.vms.map(({ command }) => new Console(command.text));
+    const [one, two] = service.host.vms.map(({ command }) => {
+      const guest = new GuestConsole(command.text);
+      ends.push(() => guest[Symbol.asyncDispose]());
+      return guest;
+    });
     if (one === undefined || two === undefined) throw new Error('expected two VMs');
-    for (const guest of [one, two]) await guest.said(/\/ # |~ # /);
+    for (const guest of [one, two]) await guest.booted();
 
     // Each has its functions at the addresses that it was given, behind the IOMMU that is its own.
     for (const guest of [one, two]) {
