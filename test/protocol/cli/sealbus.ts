@@ -22,6 +22,8 @@ export interface Ended {
 export interface Running {
   readonly child: ChildProcess;
   readonly ended: Promise<Ended>;
+  /** What it has printed so far. */
+  stdout(): string;
   /** Resolves once stdout and stderr together have said it. @throws Error where it ends first */
   said(words: RegExp): Promise<void>;
 }
@@ -78,7 +80,7 @@ export class RunPlace implements Disposable {
         await sleep(10);
       }
     };
-    return { child, ended, said };
+    return { child, ended, said, stdout: () => Buffer.concat(stdout).toString() };
   }
 
   /** Processes of runs in this place: their environment names it. Zombies do not count. */

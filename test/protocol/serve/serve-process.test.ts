@@ -3,8 +3,11 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Vmm } from '../../../src/client/vmm.ts';
+import { ControlClient } from '../../../src/serve/control/control-client.ts';
 import { RunPlace, repository, until } from '../cli/sealbus.ts';
 import { noSealedRam } from '../memory/sealed-bench.ts';
+import { eduReads } from './edu-transfer.ts';
 import { vmsOf } from './service-bench.ts';
 
 let place: RunPlace;
@@ -143,6 +146,8 @@ describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
   });
 });
 
+// Root alone can be two users. In a user namespace of its own a process is another user to itself, and still
+// this one to SO_PEERCRED and to permissions of files: no stranger.
 describe.skipIf(process.getuid?.() !== 0)('another user', () => {
   /** A process of user 65534 that connects, and prints what it hears. */
   function ask(path: string): string {
@@ -173,6 +178,59 @@ describe.skipIf(process.getuid?.() !== 0)('another user', () => {
     child.kill('SIGTERM');
     expect((await ended).stderr).toContain('of user 65534');
   });
+});
+
+test('a second start beside the first, which has its socket, its disk and its port, is refused by line; the first runs on', async () => {
+  const disk = join(directory, 'disk.img');
+  writeFileSync(disk, new Uint8Array(2 ** 20));
+  const socket = { at: '00:04.0', socket: join(directory, 'edu.sock') };
+  const of = (...functions: object[]) => vmsOf({ name: 'alpha', memory: 'plain', functions });
+  const edu = { device: 'edu', ...socket };
+  const nvme = { device: 'nvme', at: '00:05.0', disks: [disk] };
+  const first = await serving(configured(of(edu, nvme)), '--metrics', '127.0.0.1:0');
+  const { metricsPort } = JSON.parse(first.stdout());
+  const left = place.left;
+  for (const [config, words, flags] of [
+    [of(edu), /vms\.yaml:1: .*\.socket: another process listens/, []],
+    [of(nvme), /vms\.yaml:1: .*\.disks\[0\]: .*disk\.img/, []],
+    [plain, /EADDRINUSE/, ['--metrics', `127.0.0.1:${metricsPort}`]],
+  ] as const) {
+    const { code, stdout, stderr } = await place.run(['serve', configured(config), ...flags]);
+    expect([code, stdout.toString()]).toEqual([1, '']);
+    expect(stderr).toMatch(words);
+    expect(place.left).toEqual(left);
+  }
+  await using vmm = await Vmm.connect(socket.socket, {});
+  expect(await vmm.bar(0).read32(0)).toBe(0x0100_00ed);
+  first.child.kill('SIGTERM');
+  expect((await first.ended).code).toBe(0);
+});
+
+test('a VMM that floods its function is served, and keeps neither another VM nor the control socket from it', async () => {
+  const sockets = ['alpha', 'beta'].map((name) => join(directory, `${name}.sock`));
+  const vms = sockets.map((socket, n) => ({
+    ...{ name: `vm${n}`, memory: 'plain' },
+    functions: [{ device: 'edu', at: '00:04.0', socket }],
+  }));
+  const { child, ended } = await serving(configured(vmsOf(...vms)));
+  const flooder = join(import.meta.dirname, 'flooding-vmm.ts');
+  const flood = place.spawn([process.execPath, flooder, sockets[0] ?? '']);
+  await flood.said(/answered/);
+  using client = new ControlClient(controlSocket());
+  await using vmm = await Vmm.connect(sockets[1] ?? '', {});
+  const { gpa } = vmm.memory.allocate(new Uint8Array(4096));
+  const answered = () => flood.stdout().length;
+  const before = answered();
+  for (let round = 0; round < 50; round++) {
+    await eduReads(vmm, gpa, 4096);
+    expect(await client.ask('ps', {})).toMatchObject([{ attached: 1 }, { attached: 1 }]);
+  }
+  // It went on all the while.
+  await until(() => answered() > before, 10_000, 'the flood to go on');
+  flood.child.kill('SIGKILL');
+  await flood.ended;
+  child.kill('SIGTERM');
+  expect((await ended).code).toBe(0);
 });
 
 test('a file that is not there is named', async () => {
