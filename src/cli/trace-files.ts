@@ -23,7 +23,8 @@ export function takeTraces(directory: string, output: string): TracedMachine[] {
       const epochMs = beginningOf(path);
       return epochMs === undefined ? [] : [{ path, epochMs }];
     })
-    .sort((a, b) => a.epochMs - b.epochMs);
+    // Those of one process that began in the same millisecond are numbered.
+    .sort((a, b) => a.epochMs - b.epochMs || byNumber.compare(a.path, b.path));
   return begun.map(({ path }, index) => {
     const end = readTraceEnd(path);
     const to = numbered(output, index + 1);
@@ -38,6 +39,8 @@ export function describeTrace({ path, events, dropped }: TracedMachine): string 
   const more = dropped === 0 ? '' : `, and ${dropped} more that found no room`;
   return `${path}, ${events} events${more}`;
 }
+
+const byNumber = new Intl.Collator('en', { numeric: true });
 
 function beginningOf(path: string): number | undefined {
   try {

@@ -154,6 +154,16 @@ export class FaultPlan implements Instrument {
     return one;
   }
 
+  /** A function was pulled out: nothing that it put off happens. One that comes there is another. */
+  left(rid: RequesterId): void {
+    const one = this.#functions.get(rid);
+    if (one === undefined) return;
+    one.end();
+    this.#functions.delete(rid);
+    this.#machine.unwatch(rid);
+    for (const { at } of this.#armed) at.delete(one);
+  }
+
   /** The machine has ended: nothing that was put off happens. The plan may have another machine. */
   end(): void {
     for (const one of this.#functions.values()) one.end();

@@ -1,6 +1,7 @@
 import type { DmaTamper } from '../iommu/dma-watch.ts';
 import type { Translation } from '../iommu/domain.ts';
 import type { Iommu } from '../iommu/iommu.ts';
+import type { IommuSegment } from '../iommu/iommu-segment.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { Instrument } from '../machine/instrument.ts';
 import { type Gpa, gpa, MemoryError } from '../memory/guest-memory.ts';
@@ -12,6 +13,8 @@ import type { IommuSite } from './iommu-faults.ts';
 /** What a plan takes of a Machine. */
 export interface FaultyMachine {
   readonly iommu: Iommu;
+  /** Of its functions: its IOMMU may be others' as well. */
+  readonly segment: number;
   /** The VM's own. */
   readonly slot: KeySlot;
   readonly functions: readonly { readonly memory: ErringMemory }[];
@@ -38,12 +41,14 @@ export class MachineUnderTest implements DmaTamper, DramUnderTest {
     generation: undefined,
   };
   #machine: FaultyMachine | undefined;
+  #segment: IommuSegment | undefined;
 
   install(machine: FaultyMachine): void {
     if (this.#machine !== undefined) {
       throw new Error('expected a plan of faults for each machine, got one that has a machine');
     }
     this.#machine = machine;
+    this.#segment = machine.iommu.segment(machine.segment);
     this.look();
   }
 
@@ -52,19 +57,25 @@ export class MachineUnderTest implements DmaTamper, DramUnderTest {
     this.look();
   }
 
+  unwatch(rid: RequesterId): void {
+    this.#sites.delete(rid);
+    this.look();
+  }
+
   end(): void {
     this.#sites.clear();
     this.look();
     this.#machine = undefined;
+    this.#segment = undefined;
   }
 
   /** After a change of what is armed: the IOMMU asks only while it must. */
   look(): void {
-    const iommu = this.#machine?.iommu;
-    if (iommu === undefined) return;
+    const segment = this.#segment;
+    if (segment === undefined) return;
     const wanted = [...this.#sites.values()].some((site) => site.wanted);
-    if (wanted) iommu.tamper = this;
-    else if (iommu.tamper === this) iommu.tamper = undefined;
+    if (wanted) segment.tamper = this;
+    else if (segment.tamper === this) segment.tamper = undefined;
   }
 
   /** Tells those who watch the machine. */

@@ -1,6 +1,6 @@
 /**
  * Two places where others may stand in the way of a DMA: who looks (a trace) and who spoils (faults on
- * demand). An IOMMU without them asks for neither beyond one comparison an access.
+ * demand). Where nobody stands an access pays one comparison for each.
  */
 import type { AccessSlot, KeySlot } from '../keys/key-slot.ts';
 import type { Gpa } from '../memory/guest-memory.ts';

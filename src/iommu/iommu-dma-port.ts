@@ -1,11 +1,5 @@
-import { type AccessSlot, isInClear, type KeySlot } from '../keys/key-slot.ts';
-import {
-  type Gpa,
-  type GuestMemory,
-  gpa,
-  MemoryError,
-  type MemoryRun,
-} from '../memory/guest-memory.ts';
+import { type AccessSlot, isInClear } from '../keys/key-slot.ts';
+import { type Gpa, type GuestMemory, gpa, MemoryError } from '../memory/guest-memory.ts';
 import {
   DmaAbort,
   type DmaAccess,
@@ -15,37 +9,21 @@ import {
   type Iova,
 } from '../pci/dma-port.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
-import type { DeviceTable, DeviceTableEntry } from './device-table.ts';
-import type { DmaObserver, DmaTamper } from './dma-watch.ts';
+import type { DeviceTableEntry } from './device-table.ts';
+import { checkLength, DMA_MAX_BYTES } from './dma-length.ts';
+import {
+  assignBytes,
+  crossingReason,
+  type DmaSegment,
+  newSegment,
+  releaseBytes,
+} from './dma-segment.ts';
 import { allows, type Translation } from './domain.ts';
-import type { FaultLog } from './fault-log.ts';
-import type { Iotlb } from './iotlb.ts';
-import type { SlotDirectory } from './slot-directory.ts';
-
-/** Longest single access in bytes; bounds the segments one access may fall into. */
-export const DMA_MAX_BYTES = 16 * 1024 * 1024;
+import type { IommuSegment } from './iommu-segment.ts';
+import { slotFault } from './slot-check.ts';
 
 /** So many segments of a batch go to memory at once, and those of the access that reaches it. */
 const SEGMENTS_A_GO = 256;
-const NO_BYTES = new Uint8Array(0);
-
-/** A run of bytes that lies together in guest-physical memory and goes through one slot. */
-interface Segment extends MemoryRun {
-  /** As in DmaPiece. */
-  crosses: boolean;
-  /** Whose bytes these are, in a batch. */
-  access: DmaAccess | undefined;
-}
-
-/** What a port needs of the IOMMU it belongs to. */
-export interface IommuParts {
-  readonly table: DeviceTable;
-  readonly iotlb: Iotlb;
-  readonly slots: SlotDirectory;
-  readonly faults: FaultLog;
-  readonly observer: DmaObserver | undefined;
-  readonly tamper: DmaTamper | undefined;
-}
 
 /**
  * The one way from a function to guest memory (patent claim 1): rid → device-table entry → domain →
@@ -65,7 +43,7 @@ export class IommuDmaPort implements DmaPort {
    */
   busMaster = false;
 
-  readonly #iommu: IommuParts;
+  readonly #iommu: IommuSegment;
   readonly #memory: GuestMemory;
   readonly #translation: Translation = {
     address: gpa(0),
@@ -74,13 +52,14 @@ export class IommuDmaPort implements DmaPort {
     slot: undefined,
     generation: undefined,
   };
-  readonly #segments: Segment[] = [];
+  readonly #segments: DmaSegment[] = [];
   #entry: DeviceTableEntry | undefined;
   #entryVersion = -1;
   /** Segments filled in since it was 0 that meet pages of the other kind. */
   #crossings = 0;
 
-  constructor(rid: RequesterId, memory: GuestMemory, iommu: IommuParts) {
+  /** @param iommu as the rid's segment has it */
+  constructor(rid: RequesterId, memory: GuestMemory, iommu: IommuSegment) {
     this.rid = rid;
     this.#memory = memory;
     this.#iommu = iommu;
@@ -90,7 +69,7 @@ export class IommuDmaPort implements DmaPort {
     checkLength(into.length);
     const segments = this.#resolve('read', iova, into.length, 0);
     try {
-      const first = this.#segments[0] as Segment;
+      const first = this.#segments[0] as DmaSegment;
       if (segments === 1) this.#memory.read(first.address, first.slot, into);
       else this.#scattered('read', into, segments);
     } catch (error) {
@@ -105,7 +84,7 @@ export class IommuDmaPort implements DmaPort {
     checkLength(from.length);
     const segments = this.#resolve('write', iova, from.length, 0);
     try {
-      const first = this.#segments[0] as Segment;
+      const first = this.#segments[0] as DmaSegment;
       if (segments === 1) this.#memory.write(first.address, first.slot, from);
       else this.#scattered('write', from, segments);
     } catch (error) {
@@ -133,7 +112,7 @@ export class IommuDmaPort implements DmaPort {
       access.abort = undefined;
       try {
         const end = this.#resolve(direction, access.iova, access.bytes.length, segments);
-        this.#assign(access.bytes, segments, end, access);
+        assignBytes(this.#segments, access.bytes, segments, end, access);
         segments = end;
       } catch (error) {
         if (!(error instanceof DmaAbort)) throw error;
@@ -153,7 +132,7 @@ export class IommuDmaPort implements DmaPort {
     this.#move(direction, segments);
     let failed = 0;
     for (let i = 0; i < segments; i++) {
-      const segment = this.#segments[i] as Segment;
+      const segment = this.#segments[i] as DmaSegment;
       const { access } = segment;
       if (segment.failure !== undefined && access !== undefined && access.abort === undefined) {
         const { iova, bytes } = access;
@@ -165,14 +144,14 @@ export class IommuDmaPort implements DmaPort {
     if (this.#iommu.observer !== undefined || this.#crossings > 0) {
       this.#eachDone(segments, direction);
     }
-    for (let i = 0; i < segments; i++) this.#release(this.#segments[i] as Segment);
+    for (let i = 0; i < segments; i++) releaseBytes(this.#segments[i] as DmaSegment);
     return failed;
   }
 
   /** The segments of one access stand together, and all of them are of one go. */
   #eachDone(segments: number, direction: DmaDirection): void {
     for (let first = 0; first < segments; ) {
-      const { access } = this.#segments[first] as Segment;
+      const { access } = this.#segments[first] as DmaSegment;
       let end = first + 1;
       while (end < segments && this.#segments[end]?.access === access) end++;
       if (access !== undefined && access.abort === undefined) {
@@ -189,10 +168,9 @@ export class IommuDmaPort implements DmaPort {
   /** Records an access that was done, where one of its segments met pages of the other kind. */
   #crossed(direction: DmaDirection, iova: Iova, length: number, first: number, end: number): void {
     for (let i = first; i < end; i++) {
-      const { crosses, slot } = this.#segments[i] as Segment;
-      if (!crosses) continue;
-      const reason = isInClear(slot) ? 'page-is-private' : 'page-is-shared';
-      this.#record(direction, iova, length, reason, slot);
+      const segment = this.#segments[i] as DmaSegment;
+      if (!segment.crosses) continue;
+      this.#record(direction, iova, length, crossingReason(segment), segment.slot);
       return;
     }
   }
@@ -210,13 +188,13 @@ export class IommuDmaPort implements DmaPort {
 
   /** One access that falls into several segments. @throws MemoryError */
   #scattered(direction: DmaDirection, bytes: Uint8Array, segments: number): void {
-    this.#assign(bytes, 0, segments, undefined);
+    assignBytes(this.#segments, bytes, 0, segments, undefined);
     this.#move(direction, segments);
     let failure: MemoryError | undefined;
     for (let i = 0; i < segments; i++) {
-      const segment = this.#segments[i] as Segment;
+      const segment = this.#segments[i] as DmaSegment;
       failure ??= segment.failure;
-      this.#release(segment);
+      releaseBytes(segment);
     }
     if (failure !== undefined) throw failure;
   }
@@ -224,25 +202,6 @@ export class IommuDmaPort implements DmaPort {
   #move(direction: DmaDirection, segments: number): void {
     if (direction === 'read') this.#memory.readBatch(this.#segments, segments);
     else this.#memory.writeBatch(this.#segments, segments);
-  }
-
-  /** The segments from `first` up to `end` are those of `bytes`, in order. */
-  #assign(bytes: Uint8Array, first: number, end: number, access: DmaAccess | undefined): void {
-    let start = 0;
-    for (let i = first; i < end; i++) {
-      const segment = this.#segments[i] as Segment;
-      segment.bytes = bytes;
-      segment.start = start;
-      segment.access = access;
-      start += segment.length;
-    }
-  }
-
-  /** Segments are kept; the arrays that went through them are the device's. */
-  #release(segment: Segment): void {
-    segment.bytes = NO_BYTES;
-    segment.access = undefined;
-    segment.failure = undefined;
   }
 
   async read(iova: Iova, length: number): Promise<Uint8Array> {
@@ -258,7 +217,7 @@ export class IommuDmaPort implements DmaPort {
 
   /** Checks the whole access and fills in segments from `first` on; answers where they end. */
   #resolve(direction: DmaDirection, iova: Iova, length: number, first: number): number {
-    const { table, iotlb } = this.#iommu;
+    const { table, iotlb, slots } = this.#iommu;
     if (this.#entryVersion !== table.version) {
       this.#entry = table.get(this.rid);
       this.#entryVersion = table.version;
@@ -302,8 +261,8 @@ export class IommuDmaPort implements DmaPort {
           if (other !== slot) bound = undefined;
           slot = other;
         }
-        const slotFault = this.#slotFault(slot, entry, bound);
-        if (slotFault !== undefined) this.#refuse(direction, iova, length, slotFault, slot);
+        const refusal = slotFault(slots, slot, entry.vm, bound);
+        if (refusal !== undefined) this.#refuse(direction, iova, length, refusal, slot);
       }
       const part = Math.min(translation.length, length - done);
       if (part < 1) {
@@ -331,10 +290,7 @@ export class IommuDmaPort implements DmaPort {
     }
     let segment = this.#segments[end];
     if (segment === undefined) {
-      segment = {
-        ...{ address, slot, length, crosses: false },
-        ...{ bytes: NO_BYTES, start: 0, failure: undefined, access: undefined },
-      };
+      segment = newSegment(address, slot, length);
       this.#segments.push(segment);
     }
     segment.address = address;
@@ -361,21 +317,6 @@ export class IommuDmaPort implements DmaPort {
     }
     if (slot === undefined) return entry.slot;
     return this.#refuse(direction, iova, length, 'unasked-slot-in-translation', slot);
-  }
-
-  /** @param bound generation of the slot when its name was written down, where that is known */
-  #slotFault(
-    slot: KeySlot,
-    entry: DeviceTableEntry,
-    bound: number | undefined,
-  ): FaultReason | undefined {
-    const { slots } = this.#iommu;
-    const use = slots.use(slot);
-    if (use === 'empty') return 'slot-empty';
-    if (slots.vm(slot) !== entry.vm) return 'slot-of-another-vm';
-    if (use !== 'active') return 'slot-not-active';
-    if (bound === undefined || bound >= slots.since(slot)) return undefined;
-    return 'slot-of-another-generation';
   }
 
   #refuseRights(direction: DmaDirection, iova: Iova, length: number): never {
@@ -433,13 +374,5 @@ export class IommuDmaPort implements DmaPort {
       slot,
       generation: slot === undefined ? undefined : this.#iommu.slots.generation(slot),
     });
-  }
-}
-
-function checkLength(length: number): void {
-  if (!Number.isInteger(length) || length < 1 || length > DMA_MAX_BYTES) {
-    throw new RangeError(
-      `expected a DMA of 1 to ${DMA_MAX_BYTES} bytes, got ${length}: split longer ones`,
-    );
   }
 }

@@ -1,11 +1,11 @@
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import type { RequesterId } from '../pci/requester-id.ts';
+import { type RequesterId, segmentOf } from '../pci/requester-id.ts';
 import { DeviceTable } from './device-table.ts';
-import type { DmaObserver, DmaTamper } from './dma-watch.ts';
 import type { Domain } from './domain.ts';
 import { FaultLog } from './fault-log.ts';
 import { HostDomain } from './host-domain.ts';
-import { IommuDmaPort, type IommuParts } from './iommu-dma-port.ts';
+import { IommuDmaPort } from './iommu-dma-port.ts';
+import { IommuSegment, type IommuTables } from './iommu-segment.ts';
 import { Iotlb } from './iotlb.ts';
 import type { SlotDirectory } from './slot-directory.ts';
 
@@ -13,15 +13,12 @@ import type { SlotDirectory } from './slot-directory.ts';
  * The shim between functions and guest memory. It knows requester IDs, domains and slots; it knows
  * no QEMU, no key and no page of memory. Everything is blocked until the device table says else.
  */
-export class Iommu implements IommuParts {
+export class Iommu implements IommuTables {
   readonly table = new DeviceTable();
   readonly iotlb = new Iotlb();
   readonly faults: FaultLog;
   readonly slots: SlotDirectory;
-  /** Sees every DMA that is done; a trace. */
-  observer: DmaObserver | undefined;
-  /** Spoils DMA; faults on demand. */
-  tamper: DmaTamper | undefined;
+  readonly #segments = new Map<number, IommuSegment>();
   #nextDomain = 1;
 
   constructor(slots: SlotDirectory, faults = new FaultLog()) {
@@ -41,7 +38,22 @@ export class Iommu implements IommuParts {
 
   /** The port of one function into one VM's memory, to be given to that function alone. */
   port(rid: RequesterId, memory: GuestMemory): IommuDmaPort {
-    return new IommuDmaPort(rid, memory, this);
+    return new IommuDmaPort(rid, memory, this.segment(segmentOf(rid)));
+  }
+
+  /** A PCI segment group: its ports' DMA is watched or spoilt there, whenever they were made. */
+  segment(number: number): IommuSegment {
+    let segment = this.#segments.get(number);
+    if (segment === undefined) {
+      segment = new IommuSegment(this);
+      this.#segments.set(number, segment);
+    }
+    return segment;
+  }
+
+  /** A segment is nobody's any more: to be called when its VM has gone. */
+  forgetSegment(number: number): void {
+    this.#segments.delete(number);
   }
 
   /**

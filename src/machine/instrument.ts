@@ -2,7 +2,11 @@ import type { PciEndpoint } from '../pci/endpoint.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
 import type { Machine } from './machine.ts';
 
-/** What watches or disturbs a machine, such as a trace or a plan of faults. Devices know nothing of it. */
+/**
+ * What watches or disturbs a machine, such as a trace or a plan of faults. Devices know nothing of it. Where
+ * machines share a platform it meets what is of its own one alone: the functions, the faults and the DMA on its
+ * segment.
+ */
 export interface Instrument {
   /** Once, as soon as memory and IOMMU are there and before any function is. */
   install?(machine: Machine): void;
@@ -11,6 +15,8 @@ export interface Instrument {
    * `device` is the function itself, under whatever other instruments have put around it.
    */
   around?(endpoint: PciEndpoint, rid: RequesterId, device: PciEndpoint): PciEndpoint;
+  /** A function was pulled out: its place is free for another. */
+  left?(rid: RequesterId): void;
   /** A fault on demand has struck one of the machine's functions. */
   injected?(rid: RequesterId, fault: string, detail: string): void;
   /** Once, when all else of the machine has ended. */

@@ -12,7 +12,7 @@ import type { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
-import { traceOfEnvironment, traceVariables } from '../trace/environment.ts';
+import { traceOfEnvironment } from '../trace/environment.ts';
 import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
 import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
@@ -52,8 +52,7 @@ export interface MachineOptions {
   readonly lateFunctions?: boolean;
   /**
    * What watches or disturbs it, from the device outwards: the last one stands next to the guest, and
-   * sees what the ones before it made of a device's answers. None on a platform that is shared: they watch
-   * its IOMMU, and would see the other VMs.
+   * sees what the ones before it made of a device's answers. Of a platform's other VMs they see nothing.
    */
   readonly instruments?: readonly Instrument[];
   /** What went wrong and could be lived with. Default: standard error. */
@@ -118,10 +117,7 @@ export class Machine implements AsyncDisposable {
     this.sealed = tenant.sealed;
     this.#lateFunctions = options.lateFunctions ?? false;
     // Outermost, whoever made this machine: `sealbus trace` records any command.
-    const trace = this.#alone ? traceOfEnvironment() : undefined;
-    if (!this.#alone && process.env[traceVariables.directory]) {
-      this.#log(`VM ${this.vm} is not traced: a trace is of a machine that stands alone`);
-    }
+    const trace = traceOfEnvironment();
     this.instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
     for (const instrument of this.instruments) instrument.install?.(this);
     platform.lost.addEventListener('abort', this.#onLost);
@@ -153,11 +149,22 @@ export class Machine implements AsyncDisposable {
     const platform =
       shared ?? (await Platform.create({ memory, ...(log === undefined ? {} : { log }) }));
     try {
-      return new Machine(options, platform, await platform.admit(options));
+      const tenant = await platform.admit(options);
+      try {
+        return new Machine(options, platform, tenant);
+      } catch (error) {
+        await tenant[Symbol.asyncDispose]();
+        throw error;
+      }
     } catch (error) {
       if (shared === undefined) await platform[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** The PCI segment of its functions on the host. */
+  get segment(): number {
+    return this.#tenant.segment;
   }
 
   /** What the IOMMU goes by: descriptions of slots, as {@link keys} keeps them. All the platform's. */
@@ -261,6 +268,7 @@ export class Machine implements AsyncDisposable {
     plugged.port.busMaster = false;
     this.#virtioIommu?.removeEndpoint(plugged.rid);
     this.iommu.table.delete(plugged.rid);
+    for (const instrument of this.instruments) instrument.left?.(plugged.rid);
   }
 
   /**
@@ -364,8 +372,7 @@ export class Machine implements AsyncDisposable {
     const endpoints = this.#lateFunctions
       ? functionPlaces
       : this.#functions.map(({ address }) => address).filter((one) => one !== IOMMU_ADDRESS);
-    const { segment } = this.#tenant;
-    const table = writeViot(this.platform.run.path, IOMMU_ADDRESS, endpoints, segment);
+    const table = writeViot(this.platform.run.path, IOMMU_ADDRESS, endpoints, this.segment);
     return {
       ...own,
       acpiTables: [table, ...(options.acpiTables ?? [])],
@@ -375,16 +382,10 @@ export class Machine implements AsyncDisposable {
 }
 
 /** @throws Error where a machine of these options cannot stand on that platform */
-function checkShared(platform: Platform, { memory, instruments }: MachineOptions): void {
+function checkShared(platform: Platform, { memory }: MachineOptions): void {
   if (memory === 'sealed' && platform.mode === 'plain') {
     throw new Error(
       'expected a VM with plain memory on a platform without a memory controller, got one with sealed',
-    );
-  }
-  if (instruments !== undefined && instruments.length > 0) {
-    throw new Error(
-      'expected no instruments on a shared platform, got some, which would see the other VMs: ' +
-        'make a machine that stands alone',
     );
   }
 }

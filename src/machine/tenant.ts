@@ -116,6 +116,7 @@ export class Tenant implements AsyncDisposable {
   async #leave(): Promise<void> {
     const { iommu, keys, lost } = this.#platform;
     this.#stopWatching();
+    iommu.forgetSegment(this.segment);
     for (const [rid, { vm }] of [...iommu.table.entries()]) {
       if (vm === this.vm) iommu.table.delete(rid);
     }

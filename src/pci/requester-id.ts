@@ -27,11 +27,15 @@ export function requesterId(bdf: Bdf): RequesterId {
   return (segment * 0x10000 + (bdf.bus << 8) + (bdf.device << 3) + bdf.function) as RequesterId;
 }
 
+/** The PCI segment group of a function: on a host with several VMs, which of them it is in. */
+export function segmentOf(rid: RequesterId): number {
+  return Math.floor(rid / 0x10000);
+}
+
 /** `0000:00:04.0`, as lspci -D prints it. */
 export function formatRequesterId(rid: RequesterId): string {
   const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0');
-  const segment = Math.floor(rid / 0x10000);
-  return `${hex(segment, 4)}:${hex((rid >> 8) & 0xff, 2)}:${hex((rid >> 3) & 0x1f, 2)}.${rid & 7}`;
+  return `${hex(segmentOf(rid), 4)}:${hex((rid >> 8) & 0xff, 2)}:${hex((rid >> 3) & 0x1f, 2)}.${rid & 7}`;
 }
 
 /** Reads `[SSSS:]BB:DD.F`. @throws SyntaxError where the text is not of that form. */

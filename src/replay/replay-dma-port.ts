@@ -1,4 +1,4 @@
-import { DMA_MAX_BYTES } from '../iommu/iommu-dma-port.ts';
+import { checkLength, DMA_MAX_BYTES } from '../iommu/dma-length.ts';
 import {
   DmaAbort,
   type DmaAccess,
@@ -175,13 +175,4 @@ function firstOther(a: Uint8Array, b: Uint8Array): number {
   let at = 0;
   while (a[at] === b[at]) at++;
   return at;
-}
-
-/** As the IOMMU has it: the device's own mistake. */
-function checkLength(length: number): void {
-  if (!Number.isInteger(length) || length < 1 || length > DMA_MAX_BYTES) {
-    throw new RangeError(
-      `expected a DMA of 1 to ${DMA_MAX_BYTES} bytes, got ${length}: split longer ones`,
-    );
-  }
 }

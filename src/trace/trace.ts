@@ -5,7 +5,7 @@ import type { Iommu } from '../iommu/iommu.ts';
 import type { Instrument } from '../machine/instrument.ts';
 import type { Machine } from '../machine/machine.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
-import type { RequesterId } from '../pci/requester-id.ts';
+import { type RequesterId, segmentOf } from '../pci/requester-id.ts';
 import { TRACE_VERSION, type TracedBar, type TraceEvent, type TraceHeader } from './event.ts';
 import { hex, ridText } from './event-text.ts';
 import { iommuEvent } from './iommu-event.ts';
@@ -46,6 +46,7 @@ export class Trace implements Instrument {
   readonly dataBytesMax: number;
   readonly #epochMs = Date.now();
   readonly #journal: Journal;
+  readonly #unwatch: (() => void)[] = [];
   #memory: TraceHeader['memory'] = 'plain';
 
   /** @throws RangeError; Error where the file cannot be made */
@@ -95,20 +96,25 @@ export class Trace implements Instrument {
   }
 
   install(machine: Machine): void {
-    this.watch(machine.iommu, machine.sealed === undefined ? 'plain' : 'sealed');
+    const memory = machine.sealed === undefined ? 'plain' : 'sealed';
+    this.watch(machine.iommu, memory, machine.segment);
   }
 
-  /** Records the DMA of an IOMMU beside whoever observes it already. */
-  watch(iommu: Iommu, memory: TraceHeader['memory']): void {
+  /** Records the DMA of an IOMMU's PCI segment beside whoever observes it already. */
+  watch(iommu: Iommu, memory: TraceHeader['memory'], segment = 0): void {
     this.#memory = memory;
-    const { observer } = iommu;
-    iommu.observer = {
+    const watched = iommu.segment(segment);
+    const { observer } = watched;
+    watched.observer = {
       done: (dma) => {
         observer?.done(dma);
         this.#dma(dma);
       },
     };
-    iommu.faults.onFault((fault) => this.#fault(fault));
+    const onFault = (fault: FaultRecord) => {
+      if (segmentOf(fault.rid) === segment) this.#fault(fault);
+    };
+    this.#unwatch.push(iommu.faults.onFault(onFault));
   }
 
   around(endpoint: PciEndpoint, rid: RequesterId, device: PciEndpoint = endpoint): PciEndpoint {
@@ -131,6 +137,7 @@ export class Trace implements Instrument {
 
   /** Nothing is recorded from here on. @throws Error where the file could not be written */
   end(): void {
+    for (const stop of this.#unwatch.splice(0)) stop();
     this.#journal.close();
   }
 

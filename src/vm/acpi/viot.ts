@@ -1,4 +1,4 @@
-import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
+import { formatRequesterId, type RequesterId, segmentOf } from '../../pci/requester-id.ts';
 
 /**
  * The Virtual I/O Translation table: which functions stand behind which virtio-iommu (ACPI 6.5
@@ -52,7 +52,7 @@ export function viotTable(
 
   bytes[FIRST_NODE] = NODE_VIRTIO_IOMMU_PCI;
   u16(FIRST_NODE + 2, VIRTIO_IOMMU_PCI_BYTES);
-  u16(FIRST_NODE + 4, segment(iommu));
+  u16(FIRST_NODE + 4, segmentOf(iommu));
   u16(FIRST_NODE + 6, iommu & 0xffff); // bdf
 
   let node = FIRST_NODE + VIRTIO_IOMMU_PCI_BYTES;
@@ -60,8 +60,8 @@ export function viotTable(
     bytes[node] = NODE_PCI_RANGE;
     u16(node + 2, PCI_RANGE_BYTES);
     view.setUint32(node + 4, hostSegment * 0x10000 + first, true); // endpoint_start
-    u16(node + 8, segment(first)); // segment_start
-    u16(node + 10, segment(last)); // segment_end
+    u16(node + 8, segmentOf(first)); // segment_start
+    u16(node + 10, segmentOf(last)); // segment_end
     u16(node + 12, first & 0xffff); // bdf_start
     u16(node + 14, last & 0xffff); // bdf_end
     u16(node + 16, FIRST_NODE); // output_node
@@ -83,17 +83,13 @@ function runs(endpoints: readonly RequesterId[]): Run[] {
   const found: Run[] = [];
   for (const rid of [...new Set(endpoints)].sort((a, b) => a - b)) {
     const run = found.at(-1);
-    if (run !== undefined && run.last + 1 === rid && segment(run.last) === segment(rid)) {
+    if (run !== undefined && run.last + 1 === rid && segmentOf(run.last) === segmentOf(rid)) {
       run.last = rid;
     } else {
       found.push({ first: rid, last: rid });
     }
   }
   return found;
-}
-
-function segment(rid: RequesterId): number {
-  return Math.floor(rid / 0x10000);
 }
 
 function text(bytes: Uint8Array, at: number, words: string): void {

@@ -1,4 +1,5 @@
 import { Vmm } from '../../../src/client/vmm.ts';
+import type { Instrument } from '../../../src/machine/instrument.ts';
 import { Machine, type PluggedFunction } from '../../../src/machine/machine.ts';
 import { Platform } from '../../../src/machine/platform.ts';
 import type { PciEndpoint } from '../../../src/pci/endpoint.ts';
@@ -24,11 +25,11 @@ export class Vms implements AsyncDisposable {
     return new Vms(await Platform.create({ memory, log: () => {} }));
   }
 
-  async machine(): Promise<Machine> {
+  async machine(...instruments: readonly Instrument[]): Promise<Machine> {
     const { platform } = this;
     const machine = await Machine.create({
       ...{ platform, parts: { libvfioUser: await ensureLibvfioUser() } },
-      ...{ memory: platform.mode, bytes: BYTES },
+      ...{ memory: platform.mode, bytes: BYTES, instruments },
     });
     this.#ends.push(machine);
     return machine;

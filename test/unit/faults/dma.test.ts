@@ -52,7 +52,7 @@ function machine(seed = 1) {
   const functions: { readonly memory: typeof memory }[] = [];
   const heard: string[] = [];
   const watching = { injected: (_: unknown, fault: string) => void heard.push(fault) };
-  plan.install({ iommu, slot: keySlot(1), functions, instruments: [plan, watching] });
+  plan.install({ iommu, segment: 0, slot: keySlot(1), functions, instruments: [plan, watching] });
   const device = new Mover();
   const port = iommu.port(RID, memory);
   port.busMaster = true;
@@ -116,18 +116,18 @@ describe('dma.refuse', () => {
 
   it('has the IOMMU ask for as long as it is armed and no longer', () => {
     const { plan, iommu } = machine();
-    expect(iommu.tamper).toBeUndefined();
+    expect(iommu.segment(0).tamper).toBeUndefined();
     const first = plan.arm('dma.refuse', { nth: 1 });
     const second = plan.arm('dram.flip', { nth: 1 });
     plan.arm('interrupt.lose', { nth: 1 });
-    expect(iommu.tamper).toBeDefined();
+    expect(iommu.segment(0).tamper).toBeDefined();
     first.disarm();
-    expect(iommu.tamper).toBeDefined();
+    expect(iommu.segment(0).tamper).toBeDefined();
     second.disarm();
-    expect(iommu.tamper).toBeUndefined();
+    expect(iommu.segment(0).tamper).toBeUndefined();
     plan.arm('dma.slot', { nth: 1, slot: 2 });
     plan.end();
-    expect(iommu.tamper).toBeUndefined();
+    expect(iommu.segment(0).tamper).toBeUndefined();
   });
 });
 
@@ -303,7 +303,7 @@ describe('reset.during a DMA', () => {
 describe('the machine of a plan', () => {
   it('is one at a time', () => {
     const { plan, iommu } = machine();
-    const other = { iommu, slot: keySlot(1), functions: [], instruments: [plan] };
+    const other = { iommu, segment: 0, slot: keySlot(1), functions: [], instruments: [plan] };
     expect(() => plan.install(other)).toThrow(/each machine/);
     expect(() => plan.around(new Mover(), RID)).toThrow(/a second 0000:00:04.0/);
     plan.end();

@@ -39,7 +39,7 @@ function setUp(slotFrom: 'device-table' | 'translation'): Bench {
     slotFrom === 'translation' ? { ...entry, slotFrom } : { ...entry, slotFrom, slot: OWN },
   );
   let slots: AccessSlot[] = [];
-  iommu.observer = {
+  iommu.segment(0).observer = {
     done: ({ pieces, first, end }) => {
       slots = pieces.slice(first, end).map(({ slot }) => slot);
     },

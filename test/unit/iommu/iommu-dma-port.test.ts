@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { DeviceTableEntry } from '../../../src/iommu/device-table.ts';
+import { DMA_MAX_BYTES } from '../../../src/iommu/dma-length.ts';
 import {
   BlockedDomain,
   type Domain,
@@ -9,7 +10,7 @@ import {
   type Translation,
 } from '../../../src/iommu/domain.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
-import { DMA_MAX_BYTES, type IommuDmaPort } from '../../../src/iommu/iommu-dma-port.ts';
+import type { IommuDmaPort } from '../../../src/iommu/iommu-dma-port.ts';
 import { type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
 import type { GuestMemory } from '../../../src/memory/guest-memory.ts';
