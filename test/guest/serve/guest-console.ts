@@ -5,20 +5,16 @@ import { until } from '../../protocol/cli/sealbus.ts';
 export class GuestConsole implements AsyncDisposable {
   readonly #child: ChildProcess;
   #text = '';
-  #complaints = '';
 
   /** @param command as a shell takes it @param env more of its environment */
   constructor(command: string, env: Readonly<Record<string, string>> = {}) {
     // The shell makes way for QEMU, so that ending the child ends that.
     const line = command.replace(/^((?:\w+=\S+ )*)/, '$1exec ');
     this.#child = spawn('sh', ['-c', line], {
-      stdio: ['pipe', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, ...env },
     });
     this.#child.stdin?.on('error', () => {}); // EPIPE: it has ended
-    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.#complaints += text;
-    });
     this.#child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       this.#text += text;
     });
@@ -48,11 +44,6 @@ export class GuestConsole implements AsyncDisposable {
 
   get pid(): number {
     return this.#child.pid ?? 0;
-  }
-
-  /** What QEMU has said on stderr. */
-  get complaints(): string {
-    return this.#complaints;
   }
 
   get ended(): boolean {
