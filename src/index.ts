@@ -25,6 +25,7 @@ export { type AccessSlot, IN_CLEAR, type KeySlot, keySlot } from './keys/key-slo
 export type { KeyOptions, RotateOptions, RotationProgress } from './keys/slot-keeper.ts';
 export { KeySlotError, type SlotDescription, type SlotState } from './keys/slot-lifecycle.ts';
 export { type VmId, vmId } from './keys/vm-id.ts';
+export { type HotPlugOptions, NotInGuestError } from './machine/hot-plug.ts';
 export type { KeySlots } from './machine/key-slots.ts';
 export {
   IOMMU_ADDRESS,

@@ -1,11 +1,14 @@
 /** What a guest needs to find the virtio-iommu of its machine, and to drive it. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { RequesterId } from '../pci/requester-id.ts';
+import { parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import { kernelModule } from '../setup/kernel-module.ts';
 import type { KernelPart } from '../setup/parts.ts';
 import { viotTable } from '../vm/acpi/viot.ts';
 import type { GuestImageOptions } from '../vm/guest-image.ts';
+
+/** Where the virtio-iommu is plugged in: below the places that devices without one are given. */
+export const IOMMU_ADDRESS = parseRequesterId('00:03.0');
 
 /** The table's file, in the directory of a run: that of the first VM's. */
 export const VIOT_FILE = 'viot.acpi';

@@ -1,27 +1,34 @@
 import { VirtioIommu } from '../devices/iommu/virtio-iommu.ts';
 import { IdentityDomain } from '../iommu/domain.ts';
 import type { Iommu } from '../iommu/iommu.ts';
-import type { IommuDmaPort } from '../iommu/iommu-dma-port.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
 import type { VmId } from '../keys/vm-id.ts';
 import type { MemoryController } from '../memory/memory-controller.ts';
 import type { ConversionOptions, PageRange } from '../memory/page-conversion.ts';
-import type { PlainMemory } from '../memory/plain-memory.ts';
-import type { SealedMemory } from '../memory/sealed-memory.ts';
 import type { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
-import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
+import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
 import { traceOfEnvironment } from '../trace/environment.ts';
 import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
-import type { GuestDevice, GuestRam } from '../vm/qemu-command.ts';
+import type { GuestRam } from '../vm/qemu-command.ts';
+import { checkPlace, checkRootPorts } from '../vm/root-ports.ts';
 import type { VirtualMachine } from '../vm/virtual-machine.ts';
-import { functionPlaces, imageWithVirtioIommu, writeViot } from './guest-iommu.ts';
+import { guestOptions } from './guest-devices.ts';
+import { IOMMU_ADDRESS } from './guest-iommu.ts';
+import { GuestMonitor } from './guest-monitor.ts';
+import {
+  attachFunction,
+  type HotPlugOptions,
+  hotPlugFunction,
+  hotUnplugFunction,
+} from './hot-plug.ts';
 import type { Instrument } from './instrument.ts';
 import type { KeySlots } from './key-slots.ts';
 import { PageSharing } from './page-sharing.ts';
 import { Platform } from './platform.ts';
+import type { PluggedFunction } from './plugged-function.ts';
 import type { SlotRegister } from './slot-register.ts';
 import type { Tenant } from './tenant.ts';
 
@@ -46,6 +53,11 @@ export interface MachineOptions {
    */
   readonly iommu?: 'identity' | 'virtio';
   /**
+   * Root ports of the guest's machine, 0 to 16: behind port n is place 00.0 of bus n, where a function may come and
+   * go while the guest runs. They have the first places from 00:01.0 on. Default: none.
+   */
+  readonly rootPorts?: number;
+  /**
    * With a virtio-iommu: the firmware's table names every place where a function may come, not only
    * those that have one. For guests that go on with other functions than they booted with.
    */
@@ -59,23 +71,7 @@ export interface MachineOptions {
   readonly log?: (message: string) => void;
 }
 
-/** A function in its place: the requester ID, the port it got, and where QEMU finds it. */
-export interface PluggedFunction {
-  readonly machine: Machine;
-  /** As the IOMMU and its faults have it, on the VM's segment. */
-  readonly rid: RequesterId;
-  /** As the guest and its QEMU have it, on segment 0. */
-  readonly address: RequesterId;
-  /** As it was plugged in, without what instruments put around it. */
-  readonly endpoint: PciEndpoint;
-  readonly port: IommuDmaPort;
-  /** Guest memory as this function's VMM connection has it; for looking, past the IOMMU. */
-  readonly memory: PlainMemory | SealedMemory;
-  readonly server: VfioUserServer;
-}
-
-/** Where the virtio-iommu is plugged in: below the places that devices without one are given. */
-export const IOMMU_ADDRESS = parseRequesterId('00:03.0');
+export { IOMMU_ADDRESS, type PluggedFunction };
 
 /**
  * One VM with its devices: guest memory, its key slot, the IOMMU before it, and the functions that
@@ -92,13 +88,16 @@ export class Machine implements AsyncDisposable {
   readonly pages = new PageSharing(this);
   /** What watches or disturbs it, from the device outwards. */
   readonly instruments: readonly Instrument[];
+  readonly rootPorts: number;
+  /** The QMP of the guest that runs. */
+  readonly monitor: GuestMonitor;
+  readonly log: (message: string) => void;
   readonly #lateFunctions: boolean;
   #virtioIommu: VirtioIommu | undefined;
   readonly #parts: MachineOptions['parts'];
   readonly #tenant: Tenant;
   /** Whether the platform ends with it. */
   readonly #alone: boolean;
-  readonly #log: (message: string) => void;
   /** A guest would go on with what is in the page cache until it misses, and die of SIGBUS then. */
   readonly #onLost = (): void => this.#guest?.fail(this.platform.lost.reason);
   readonly #functions: PluggedFunction[] = [];
@@ -107,7 +106,7 @@ export class Machine implements AsyncDisposable {
 
   private constructor(options: MachineOptions, platform: Platform, tenant: Tenant) {
     this.#parts = options.parts;
-    this.#log = options.log ?? platform.log;
+    this.log = options.log ?? platform.log;
     this.platform = platform;
     this.#tenant = tenant;
     this.#alone = options.platform === undefined;
@@ -115,6 +114,8 @@ export class Machine implements AsyncDisposable {
     this.slot = tenant.slot;
     this.bytes = tenant.bytes;
     this.sealed = tenant.sealed;
+    this.rootPorts = options.rootPorts ?? 0;
+    this.monitor = new GuestMonitor(platform.run.socket(`vm${tenant.vm}-qmp`));
     this.#lateFunctions = options.lateFunctions ?? false;
     // Outermost, whoever made this machine: `sealbus trace` records any command.
     const trace = traceOfEnvironment();
@@ -143,7 +144,8 @@ export class Machine implements AsyncDisposable {
   }
 
   static async #withMemory(options: MachineOptions): Promise<Machine> {
-    const { memory, log } = options;
+    const { memory, log, rootPorts = 0 } = options;
+    checkRootPorts(rootPorts);
     const shared = options.platform;
     if (shared !== undefined) checkShared(shared, options);
     const platform =
@@ -210,14 +212,16 @@ export class Machine implements AsyncDisposable {
   }
 
   /**
-   * Puts a function at an address of the guest's, on bus 0, and lets it reach all of the VM's memory, one to one,
-   * under the VM's slot: its device-table entry may be changed at any time. Behind a virtio-iommu
-   * that holds until the guest's driver says else.
+   * Puts a function at an address of the guest's, on bus 0 or behind a root port, and lets it reach all of the VM's
+   * memory, one to one, under the VM's slot: its device-table entry may be changed at any time. Behind a
+   * virtio-iommu that holds until the guest's driver says else. The guest finds it at its boot.
    * @param socketPath where its server listens; in the run's directory unless told
-   * @throws Error where the place or the socket path is taken
+   * @throws RangeError where there is no such place; Error where the place or the socket path is taken
    */
   plug(endpoint: PciEndpoint, address: RequesterId, socketPath?: string): PluggedFunction {
+    if (this.#closed) throw new Error('expected a machine that is up, got one that has ended');
     const rid = this.#tenant.rid(address);
+    checkPlace(address, this.rootPorts);
     const name = formatRequesterId(rid);
     if (this.#functions.some((other) => other.rid === rid)) {
       throw new Error(`expected a free place for the function, got ${name}, which is taken`);
@@ -237,7 +241,7 @@ export class Machine implements AsyncDisposable {
         port.busMaster = enabled;
       },
       onRegion: regions,
-      log: this.#log,
+      log: this.log,
     });
     const domain = new IdentityDomain(this.iommu.newDomainId());
     const { vm, slot } = this;
@@ -269,6 +273,30 @@ export class Machine implements AsyncDisposable {
     this.#virtioIommu?.removeEndpoint(plugged.rid);
     this.iommu.table.delete(plugged.rid);
     for (const instrument of this.instruments) instrument.left?.(plugged.rid);
+  }
+
+  /**
+   * Plugs a function in while the guest runs, behind a root port. @throws as {@link hotPlugFunction}
+   */
+  hotPlug(
+    endpoint: PciEndpoint,
+    address: RequesterId,
+    options?: HotPlugOptions,
+  ): Promise<PluggedFunction> {
+    return hotPlugFunction(this, endpoint, address, options);
+  }
+
+  /**
+   * Pulls a function out of a guest that runs, which is asked to let go of it before. @returns whether it did
+   * @throws as {@link unplug}
+   */
+  hotUnplug(plugged: PluggedFunction, options?: HotPlugOptions): Promise<boolean> {
+    return hotUnplugFunction(plugged, options);
+  }
+
+  /** Gives the guest that runs a function that it has not got. @throws as {@link attachFunction} */
+  attach(plugged: PluggedFunction, options?: HotPlugOptions): Promise<void> {
+    return attachFunction(plugged, options);
   }
 
   /**
@@ -311,6 +339,7 @@ export class Machine implements AsyncDisposable {
     ]);
     const parts = this.#guestParts();
     this.#guest = await bootGuest(parts, this.#withDevices(parts, { ...options, signal }));
+    this.monitor.booted(this.#guest);
     return this.#guest;
   }
 
@@ -325,6 +354,7 @@ export class Machine implements AsyncDisposable {
     // Each of them is ended, whatever the one before it says; the first error is the outcome.
     const errors: unknown[] = [];
     for (const end of [
+      () => this.monitor[Symbol.dispose](),
       () => this.#guest?.stop(),
       ...this.#functions.map(
         ({ server }) =>
@@ -356,28 +386,7 @@ export class Machine implements AsyncDisposable {
   }
 
   #withDevices(parts: Parts, options: Omit<GuestOptions, 'memory'>): GuestOptions {
-    const plugged = this.#functions.map(
-      ({ address, server }): GuestDevice => ({
-        kind: 'vfio-user',
-        address,
-        socket: server.socketPath,
-      }),
-    );
-    const own = {
-      ...options,
-      memory: this.guestRam,
-      devices: [...plugged, ...(options.devices ?? [])],
-    };
-    if (this.#virtioIommu === undefined) return own;
-    const endpoints = this.#lateFunctions
-      ? functionPlaces
-      : this.#functions.map(({ address }) => address).filter((one) => one !== IOMMU_ADDRESS);
-    const table = writeViot(this.platform.run.path, IOMMU_ADDRESS, endpoints, this.segment);
-    return {
-      ...own,
-      acpiTables: [table, ...(options.acpiTables ?? [])],
-      image: imageWithVirtioIommu(parts.kernel, options.image),
-    };
+    return guestOptions(this, options, { parts, late: this.#lateFunctions });
   }
 }
 

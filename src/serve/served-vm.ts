@@ -119,6 +119,11 @@ export async function printedCommand(
       ? { image: consoleImage, kernelArguments: consoleArguments }
       : { disk: { from: config.boot.value, agent: false } }),
   });
-  const words = qemuCommand(qemu, { ...description, console: { kind: 'stdio' } });
+  const words = qemuCommand(qemu, {
+    ...{ ...description, console: { kind: 'stdio' } },
+    ...(machine.rootPorts === 0
+      ? {}
+      : { qmp: { kind: 'listen', path: machine.monitor.socketPath } }),
+  });
   return { words, env: qemu.env, text: formatCommand(words, qemu.env) };
 }

@@ -1,7 +1,7 @@
-import type { DeviceTableEntry } from '../iommu/device-table.ts';
-import { type AccessSlot, IN_CLEAR, type KeySlot, keySlot } from '../keys/key-slot.ts';
+import { type KeySlot, keySlot } from '../keys/key-slot.ts';
+import { NotInGuestError } from '../machine/hot-plug.ts';
 import type { KeySlots } from '../machine/key-slots.ts';
-import { Machine } from '../machine/machine.ts';
+import { Machine, type PluggedFunction } from '../machine/machine.ts';
 import { Platform } from '../machine/platform.ts';
 import type { ConversionOptions, PageRange } from '../memory/page-conversion.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
@@ -13,6 +13,7 @@ import { type MakeOptions, makeFunction, serialAt } from './make-function.ts';
 import { Recorder } from './record/recorder.ts';
 import type { FunctionPlace } from './served-subsystem.ts';
 import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
+import { bindInClear, bindToSlot } from './slot-binding.ts';
 import { Subsystems } from './subsystems.ts';
 
 export interface VmHostOptions {
@@ -33,10 +34,13 @@ interface ServedFunction {
 }
 
 /**
- * What a function is to be bound to: a slot of its VM's, or, by the name of its VM, that VM's own; or to none,
- * `clear`, for shared pages.
+ * What a function is to be bound to: a slot of its VM's; or, by the name of its VM, that VM's own, with a place to go to
+ * in that VM, as its guest has it; or none, `clear`, for shared pages.
  */
-export type BindTarget = { readonly slot: KeySlot } | { readonly vm: string } | 'clear';
+export type BindTarget =
+  | { readonly slot: KeySlot }
+  | { readonly vm: string; readonly at?: RequesterId }
+  | 'clear';
 
 /**
  * Any number of VMs in one process, by name: the servers of their functions and their sealed RAM, for VMMs that
@@ -53,6 +57,7 @@ export class VmHost implements AsyncDisposable {
   readonly #functions = new Map<RequesterId, ServedFunction>();
   /** Names of VMs that come or go. */
   readonly #busy = new Set<string>();
+  readonly #moves = new Set<Promise<unknown>>();
   #closed = false;
 
   /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError */
@@ -160,11 +165,12 @@ export class VmHost implements AsyncDisposable {
 
   /**
    * Binds a function to a slot of its VM, whose key its DMA goes through from the next one on; or to a VM, by its
-   * name: to that VM's own slot, and where it was another's, it is moved there, with nothing of the first VM in it.
+   * name: to that VM's own slot, and where it was another's, it is moved there, with nothing of the first VM in it,
+   * from guest to guest where those run and have root ports. A guest that has not got what is its VM's gets it.
    * With `clear` its DMA goes through no key.
    * @returns its requester ID, which is another one where it has moved
    * @throws Error where there is no such function, the slot is not its VM's, it cannot be moved, or its VM has no
-   *   shared pages, as memory is plain
+   *   shared pages, as memory is plain; NotInGuestError where it has moved, and the guest that runs has not got it
    */
   async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
     const from = this.vms.find(({ machine }) => machine.functions.some((one) => one.rid === rid));
@@ -172,10 +178,25 @@ export class VmHost implements AsyncDisposable {
       const name = formatRequesterId(rid);
       throw new Error(`expected the requester ID of a function, got ${name}, which is none's`);
     }
-    if (target === 'clear') return this.#bindClear(rid, from);
-    if ('slot' in target) return this.#bindSlot(rid, target.slot);
+    if (target === 'clear') {
+      bindInClear(this.platform, rid, from);
+      return rid;
+    }
+    if ('slot' in target) {
+      bindToSlot(this.platform, rid, target.slot);
+      return rid;
+    }
+    const { at } = target;
     const to = this.vm(target.vm);
-    return from === to ? this.#bindSlot(rid, to.machine.slot) : await this.#move(rid, from, to);
+    if (from !== to || at !== undefined) {
+      return await this.#alone([from, to], () => this.#move(rid, from, to, at));
+    }
+    return await this.#alone([to], async () => {
+      bindToSlot(this.platform, rid, to.machine.slot);
+      const plugged = to.machine.functions.find((one) => one.rid === rid);
+      if (plugged !== undefined) await to.machine.attach(plugged);
+      return rid;
+    });
   }
 
   /** Makes pages of a VM shared, while it runs. @throws Error where none is called so; as Machine.share */
@@ -198,6 +219,9 @@ export class VmHost implements AsyncDisposable {
     if (this.#closed) return;
     this.#closed = true;
     const errors: unknown[] = [];
+    // Who waits for a guest is told that nothing will come.
+    for (const { machine } of this.vms) machine.monitor[Symbol.dispose]();
+    await Promise.allSettled(this.#moves);
     for (const { name } of this.vms) await this.remove(name).catch((error) => errors.push(error));
     await this.subsystems[Symbol.asyncDispose]().catch((error) => errors.push(error));
     this.recorder[Symbol.dispose]();
@@ -205,80 +229,62 @@ export class VmHost implements AsyncDisposable {
     if (errors.length > 0) throw errors[0];
   }
 
-  #bindClear(rid: RequesterId, { name, machine }: ServedVm): RequesterId {
-    if (machine.mode === 'plain') {
-      throw new Error(`expected a VM with shared pages, got ${name}, whose memory is plain`);
-    }
-    return this.#setSlot(rid, this.#entryOf(rid), IN_CLEAR);
-  }
-
-  #bindSlot(rid: RequesterId, slot: KeySlot): RequesterId {
-    const entry = this.#entryOf(rid);
-    const { state, vm, generation } = this.keys.describe(slot);
-    if (vm !== entry.vm) {
-      const whose = vm === undefined ? `is ${state}` : `is VM ${vm}'s`;
-      throw new Error(
-        `expected a slot of VM ${entry.vm}, whose function ${formatRequesterId(rid)} is, got slot ${slot}, which ${whose}`,
-      );
-    }
-    return this.#setSlot(rid, entry, slot, generation);
-  }
-
-  #entryOf(rid: RequesterId): DeviceTableEntry {
-    const entry = this.platform.iommu.table.get(rid);
-    if (entry !== undefined) return entry;
-    const name = formatRequesterId(rid);
-    throw new Error(`expected a function that is bound, got ${name}, which is blocked`);
-  }
-
-  #setSlot(
+  async #move(
     rid: RequesterId,
-    entry: DeviceTableEntry,
-    slot: AccessSlot,
-    generation?: number,
-  ): RequesterId {
-    const { table } = this.platform.iommu;
-    table.set(rid, { ...entry, slotFrom: 'device-table', slot, generation });
-    return rid;
-  }
-
-  async #move(rid: RequesterId, from: ServedVm, to: ServedVm): Promise<RequesterId> {
+    from: ServedVm,
+    to: ServedVm,
+    address: RequesterId | undefined,
+  ): Promise<RequesterId> {
     const plugged = from.machine.functions.find((one) => one.rid === rid);
     const served = this.#functions.get(rid);
     if (plugged === undefined || served === undefined) {
       throw new Error(`expected a function to move, got ${formatRequesterId(rid)}, the VM's IOMMU`);
     }
-    const names = [from.name, to.name];
-    this.#expectQuiet(...names);
-    for (const name of names) this.#busy.add(name);
+    const moved = async (now: PluggedFunction) => {
+      this.#functions.delete(rid);
+      this.#functions.set(now.rid, served);
+      for (const vm of [from, to]) vm.command = await this.#command(vm.config, vm.machine);
+      return now.rid;
+    };
     try {
       const { device, disks } = served;
-      const serial = serialAt(to.name, plugged.address);
-      const moved = await this.platform.move(
-        plugged,
-        to.machine,
-        plugged.endpoint.handOver === undefined
-          ? { endpoint: await makeFunction(device, serial, this.#making(to.config, disks)) }
-          : {},
+      const serial = serialAt(to.name, address ?? plugged.address);
+      return await moved(
+        await this.platform.move(plugged, to.machine, {
+          ...(address === undefined ? {} : { address }),
+          ...(plugged.endpoint.handOver === undefined
+            ? { endpoint: await makeFunction(device, serial, this.#making(to.config, disks)) }
+            : {}),
+        }),
       );
-      this.#functions.delete(rid);
-      this.#functions.set(moved.rid, served);
-      for (const vm of [from, to]) vm.command = await this.#command(vm.config, vm.machine);
-      return moved.rid;
     } catch (error) {
+      if (error instanceof NotInGuestError) await moved(error.plugged);
       // It may be out of the one and not in the other: what it was made of is free then.
-      if (!from.machine.functions.includes(plugged) && this.#functions.delete(rid)) {
+      else if (!from.machine.functions.includes(plugged) && this.#functions.delete(rid)) {
         await served.disks.disposeAsync();
       }
       throw error;
+    }
+  }
+
+  /** Nobody else changes these VMs meanwhile, and none of them ends. */
+  async #alone<T>(vms: readonly ServedVm[], work: () => Promise<T>): Promise<T> {
+    const names = vms.map(({ name }) => name);
+    this.#expectQuiet(...names);
+    for (const name of names) this.#busy.add(name);
+    const working = work();
+    this.#moves.add(working);
+    try {
+      return await working;
     } finally {
+      this.#moves.delete(working);
       for (const name of names) this.#busy.delete(name);
     }
   }
 
   /** A VM with all that the configuration says, or nothing of it. */
   async #make(config: VmConfig): Promise<ServedVm> {
-    const { memory, bytes, iommu, key, slot } = config;
+    const { memory, bytes, iommu, rootPorts, key, slot } = config;
     const { parts } = this.#options;
     await using undo = new AsyncDisposableStack();
     // Disks before the machine, for they go after it.
@@ -295,7 +301,7 @@ export class VmHost implements AsyncDisposable {
     const machine = undo.use(
       await atPlace(slot?.place ?? key.place, () =>
         Machine.create({
-          ...{ platform: this.platform, parts, memory, bytes, iommu, keyBits: key.bits },
+          ...{ platform: this.platform, parts, memory, bytes, iommu, rootPorts, keyBits: key.bits },
           log: this.#making(config, undo).log,
           ...(slot === undefined ? {} : { slot: slot.value }),
           ...(key.descriptor === undefined ? {} : { keyDescriptor: key.descriptor }),

@@ -28,6 +28,8 @@ export interface GuestOptions
   readonly accelerator?: Accelerator | 'auto';
   /** Each server listens on its socket already. */
   readonly devices?: readonly GuestDevice[];
+  /** Of a q35; none where not given. */
+  readonly rootPorts?: number;
   readonly acpiTables?: readonly string[];
   readonly kernelArguments?: readonly string[];
   readonly image?: GuestImageOptions;
@@ -91,6 +93,7 @@ export async function planGuest(parts: Parts, options: GuestOptions = {}): Promi
       memory: options.memory ?? { kind: 'memfd', bytes: memoryDefaultBytes },
       boot,
       devices: options.devices ?? [],
+      ...(options.rootPorts === undefined ? {} : { rootPorts: options.rootPorts }),
       acpiTables: options.acpiTables ?? [],
     },
   };

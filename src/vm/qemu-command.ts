@@ -1,6 +1,14 @@
 /** QEMU's command line from a typed description. Nothing here starts anything. */
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { OvmfPart, QemuPart } from '../setup/parts.ts';
+import {
+  checkPlace,
+  checkRootPorts,
+  functionId,
+  portId,
+  portOf,
+  rootPortDevices,
+} from './root-ports.ts';
 import { credentialArguments, type SystemdCredential } from './systemd-credentials.ts';
 import { VmError } from './vm-error.ts';
 
@@ -14,6 +22,8 @@ export interface VirtualMachineDescription {
   readonly memory: GuestRam;
   readonly boot: DirectBoot | FirmwareBoot;
   readonly devices: readonly GuestDevice[];
+  /** Of a q35; a function behind one has the place 00.0 of its bus. None where not given. */
+  readonly rootPorts?: number;
   /** Files of whole ACPI tables, header included. */
   readonly acpiTables?: readonly string[];
   /** ttyS0. */
@@ -57,7 +67,7 @@ export type GuestRam =
 export type GuestDevice =
   | {
       readonly kind: 'vfio-user';
-      /** On bus 0: there a function keeps the BDF that it is given. */
+      /** On bus 0, or behind a root port: there a function keeps the BDF that it is given. */
       readonly address: RequesterId;
       /** A UNIX socket on which a server listens already. */
       readonly socket: string;
@@ -91,8 +101,8 @@ const messageTimeoutDefaultMs = 600_000;
 
 /**
  * Arguments to a QEMU, without the program.
- * @throws VmError where the description cannot be had: a device off bus 0 or on a taken address,
- *   no CPU, memory that is no multiple of 1 MiB.
+ * @throws VmError where the description cannot be had: a device neither on bus 0 nor behind a root port, or on a
+ *   taken address, root ports of a pc, no CPU, memory that is no multiple of 1 MiB.
  */
 export function qemuArguments(description: VirtualMachineDescription): string[] {
   check(description);
@@ -123,6 +133,7 @@ export function qemuArguments(description: VirtualMachineDescription): string[] 
   }
   for (const file of description.acpiTables ?? [])
     args.push('-acpitable', `file=${escapeComma(file)}`);
+  for (const port of rootPortDevices(description.rootPorts ?? 0)) args.push(...device(port));
   const shared = devicesOfSeveralFunctions(description.devices);
   for (const entry of description.devices) {
     const several = (entry.address & 7) === 0 && shared.has(entry.address >> 3);
@@ -203,21 +214,29 @@ function drive(entry: GuestDevice): string[] {
 }
 
 function driveId(address: RequesterId): string {
-  return `drive-${slot(address).replace('.', '-')}`;
+  return `drive-${formatRequesterId(address).replaceAll(/[:.]/g, '-')}`;
 }
 
-function deviceProperties(entry: GuestDevice): Record<string, unknown> {
-  const addr = slot(entry.address);
+/** What -device takes, and QMP's device_add. */
+export function deviceProperties(entry: GuestDevice): Record<string, unknown> {
+  const place = placeProperties(entry.address);
   if (entry.kind === 'builtin') {
     const disk = entry.drive === undefined ? {} : { drive: driveId(entry.address) };
-    return { driver: entry.driver, addr, ...disk, ...entry.properties };
+    return { driver: entry.driver, ...place, ...disk, ...entry.properties };
   }
   return {
     driver: 'vfio-user-pci',
-    addr,
+    ...place,
     socket: { type: 'unix', path: entry.socket },
     'x-msg-timeout': entry.messageTimeoutMs ?? messageTimeoutDefaultMs,
   };
+}
+
+/** Behind a port it has a name, by which it is taken out again. */
+function placeProperties(address: RequesterId): Record<string, unknown> {
+  const port = portOf(address);
+  const addr = slot(address);
+  return port === undefined ? { addr } : { bus: portId(port), addr, id: functionId(port) };
 }
 
 function device(properties: Record<string, unknown>): [string, string] {
@@ -240,9 +259,9 @@ function escapeComma(value: string): string {
   return value.replaceAll(',', ',,');
 }
 
-/** `4.0`, as addr= takes it. */
+/** `4.0`, as addr= takes it: on its bus. */
 function slot(address: RequesterId): string {
-  return `${(address >> 3).toString(16)}.${address & 7}`;
+  return `${((address >> 3) & 0x1f).toString(16)}.${address & 7}`;
 }
 
 /** Device numbers at which there is more than function 0: their function 0 has to say so. */
@@ -253,7 +272,11 @@ function devicesOfSeveralFunctions(devices: readonly GuestDevice[]): ReadonlySet
 }
 
 function check(description: VirtualMachineDescription): void {
-  const { cpus, memory, boot, devices } = description;
+  const { cpus, memory, boot, devices, rootPorts = 0 } = description;
+  asVmError(() => checkRootPorts(rootPorts));
+  if (rootPorts > 0 && description.machine !== 'q35') {
+    throw new VmError(`expected a q35 to have root ports, got a ${description.machine}`);
+  }
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > 64) {
     throw new VmError(`expected 1 to 64 virtual CPUs, got ${cpus}`);
   }
@@ -272,9 +295,7 @@ function check(description: VirtualMachineDescription): void {
   if (description.entropy) taken.add(entropyAddress);
   for (const { address } of devices) {
     const name = formatRequesterId(address);
-    if (address > 0xff) {
-      throw new VmError(`expected a device address on bus 0 of segment 0, got ${name}`);
-    }
+    asVmError(() => checkPlace(address, rootPorts));
     if (taken.has(address)) {
       throw new VmError(`expected a free device address, got ${name}, which is taken`);
     }
@@ -293,5 +314,13 @@ function check(description: VirtualMachineDescription): void {
           `got none at ${formatRequesterId(first)}`,
       );
     }
+  }
+}
+
+function asVmError(check: () => void): void {
+  try {
+    check();
+  } catch (error) {
+    throw new VmError(error instanceof Error ? error.message : String(error), { cause: error });
   }
 }

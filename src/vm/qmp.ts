@@ -43,6 +43,7 @@ export class QmpClient {
   #partial: Buffer[] = [];
   #partialBytes = 0;
   #closed: Error | undefined;
+  readonly #gone = Promise.withResolvers<Error>();
 
   private constructor(stream: Duplex) {
     this.#stream = stream;
@@ -79,6 +80,11 @@ export class QmpClient {
   /** QEMU's version, as the greeting has it: `11.1.3`. */
   get version(): Promise<string> {
     return this.#greeting;
+  }
+
+  /** Settles when the connection has ended, with why. */
+  get gone(): Promise<Error> {
+    return this.#gone.promise;
   }
 
   /** Every event from now on. Returns what ends it. */
@@ -197,6 +203,7 @@ export class QmpClient {
 
   #close(error: Error): void {
     this.#closed ??= error;
+    this.#gone.resolve(this.#closed);
     this.#onNoGreeting(error);
     for (const { reject, timer, command } of this.#pending.values()) {
       clearTimeout(timer);

@@ -51,10 +51,10 @@ export function bareForm(qemu: QemuPart, description: Description): SavedForm {
 
 /**
  * Whether such a guest can go on from a saved one: it boots our image, by TCG. A guest on KVM boots in
- * the time that loading takes.
+ * the time that loading takes; one with root ports has switched off those that were empty.
  */
-export function canResume({ accelerator, boot }: Description): boolean {
-  return accelerator === 'tcg' && boot.kind === 'kernel';
+export function canResume({ accelerator, boot, rootPorts = 0 }: Description): boolean {
+  return accelerator === 'tcg' && boot.kind === 'kernel' && rootPorts === 0;
 }
 
 /**

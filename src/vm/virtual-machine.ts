@@ -146,6 +146,10 @@ export class VirtualMachine implements AsyncDisposable {
     }
   }
 
+  get running(): boolean {
+    return this.#process.running;
+  }
+
   get pid(): number {
     return this.#process.pid!;
   }

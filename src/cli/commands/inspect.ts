@@ -33,6 +33,7 @@ function asText(vm: VmDescription): string {
   ]);
   return [
     `VM ${vm.name}: number ${vm.vm}, ${vm.bytes / 2 ** 20} MiB ${vm.memory}, iommu ${vm.iommu}, ${vm.refused} DMA refused`,
+    ...(vm.rootPorts === 0 ? [] : [`root ports: ${vm.rootPorts}`]),
     ...(vm.ram === null ? [] : [`memory: ${vm.ram}`]),
     ...(vm.shared === null ? [] : [sharedText(vm.shared)]),
     '',

@@ -1,8 +1,9 @@
 import { IOMMU_ADDRESS } from '../../machine/machine.ts';
 import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
+import { checkPlace } from '../../vm/root-ports.ts';
 import { Claims } from './claims.ts';
 import { ConfigError } from './config-place.ts';
-import type { FunctionConfig, VmConfig } from './serve-config.ts';
+import type { FunctionConfig, Placed, VmConfig } from './serve-config.ts';
 
 /** The host bridge, and what is the chipset's and the agent's on bus 0. */
 const TAKEN = ['00:00', '00:1d', '00:1e', '00:1f'];
@@ -34,13 +35,13 @@ function keyOfPlain({ memory, key }: VmConfig): ConfigError[] {
   return [new ConfigError(key.place, 'expected sealed memory to load a key for, got plain memory')];
 }
 
-function addressConflicts({ functions, iommu }: VmConfig): ConfigError[] {
+function addressConflicts({ functions, iommu, rootPorts }: VmConfig): ConfigError[] {
   const addresses = new Claims<RequesterId>('a place');
   const devices = new Set(functions.filter(({ at }) => (at.value & 7) === 0).map(deviceNumber));
   return functions.flatMap((one) => {
     const { at } = one;
     const name = formatRequesterId(at.value).slice(5);
-    const errors = addresses.claim(at, name);
+    const errors = [...addresses.claim(at, name), ...portConflicts(at, rootPorts)];
     if (TAKEN.includes(name.slice(0, 5))) {
       errors.push(
         new ConfigError(at.place, `expected a free place, got ${name}, which the machine has`),
@@ -57,6 +58,15 @@ function addressConflicts({ functions, iommu }: VmConfig): ConfigError[] {
     }
     return errors;
   });
+}
+
+function portConflicts({ value, place }: Placed<RequesterId>, rootPorts: number): ConfigError[] {
+  try {
+    checkPlace(value, rootPorts);
+    return [];
+  } catch (error) {
+    return [new ConfigError(place, error instanceof Error ? error.message : String(error))];
+  }
 }
 
 function deviceNumber({ at }: FunctionConfig): number {

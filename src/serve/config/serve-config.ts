@@ -4,6 +4,7 @@ import { KEY_SLOTS, type KeySlot, keySlot } from '../../keys/key-slot.ts';
 import type { KeyBits } from '../../keys/slot-lifecycle.ts';
 import { parseGuestMemory } from '../../machine/memory-size.ts';
 import { parseRequesterId, type RequesterId } from '../../pci/requester-id.ts';
+import { portPlaces, ROOT_PORTS_MAX } from '../../vm/root-ports.ts';
 import { CheckedNode } from './checked-node.ts';
 import { findConflicts } from './config-conflicts.ts';
 import { ConfigErrors, type ConfigPlace } from './config-place.ts';
@@ -32,6 +33,8 @@ export interface VmConfig {
   /** The next free one where there is none. */
   readonly slot: Placed<KeySlot> | undefined;
   readonly iommu: 'identity' | 'virtio';
+  /** Of the guest's machine: functions behind them come and go while it runs. */
+  readonly rootPorts: number;
   readonly cpus: number;
   /** The function whose disk the printed QEMU boots; our kernel and image where there is none. */
   readonly boot: Placed<RequesterId> | undefined;
@@ -48,7 +51,7 @@ export interface KeyConfig {
 export interface FunctionConfig {
   readonly place: ConfigPlace;
   readonly device: DeviceConfig;
-  /** As the guest has it, on bus 0. */
+  /** As the guest has it: on bus 0, or behind a root port. */
   readonly at: Placed<RequesterId>;
   /** Where its server listens; in the run's directory where there is none. */
   readonly socket: Placed<string> | undefined;
@@ -112,7 +115,8 @@ function configOf(root: CheckedNode, directory: string): ServeConfig | undefined
 
 function vmOf(node: CheckedNode, directory: string): VmConfig | undefined {
   const fields = node.fields([
-    ...(['name', 'size', 'memory', 'key', 'slot', 'iommu', 'cpus', 'boot', 'functions'] as const),
+    ...(['name', 'size', 'memory', 'key', 'slot', 'iommu', 'root-ports'] as const),
+    ...(['cpus', 'boot', 'functions'] as const),
   ]);
   if (fields === undefined) return undefined;
   if (fields.name === undefined) node.wrong('expected a name, got none');
@@ -136,6 +140,7 @@ function vmOf(node: CheckedNode, directory: string): VmConfig | undefined {
       return index === undefined ? undefined : keySlot(index);
     }),
     iommu: fields.iommu?.choice(['identity', 'virtio']) ?? 'identity',
+    rootPorts: fields['root-ports']?.integer('root ports', 0, ROOT_PORTS_MAX) ?? 0,
     cpus: fields.cpus?.integer('virtual CPUs', 1, 64) ?? 2,
     boot,
     functions: (functions ?? []).filter((one) => one !== undefined),
@@ -239,6 +244,8 @@ export function parseVmName(text: string): string {
 
 function parseAddress(text: string): RequesterId {
   const address = parseRequesterId(text);
-  if (address <= 0xff) return address;
-  throw new RangeError(`expected a place on bus 0, such as 00:05.0, got ${text}`);
+  if (address <= 0xff || portPlaces(ROOT_PORTS_MAX).includes(address)) return address;
+  throw new RangeError(
+    `expected a place on bus 0, such as 00:05.0, or behind a root port, such as 01:00.0, got ${text}`,
+  );
 }

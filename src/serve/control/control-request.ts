@@ -46,8 +46,11 @@ export interface ControlOperations {
   'key-resume': { readonly slot: SlotName };
   'key-revoke': { readonly slot: SlotName };
   'key-destroy': { readonly slot: SlotName };
-  /** To a slot of its VM's by its number, or to a VM by its name, where it is moved if it is another's. */
-  bind: { readonly rid: string; readonly target: SlotName };
+  /**
+   * To a slot of its VM's by its number, or to a VM by its name, where it is moved if it is another's: to `at` if
+   * that is there, an address as the VM's guest has it.
+   */
+  bind: { readonly rid: string; readonly target: SlotName; readonly at?: string };
   /** To no slot: what it does is in the clear, for shared pages. */
   'bind-clear': { readonly rid: string };
   'pages-share': PagesRequest;
@@ -153,7 +156,7 @@ const SHAPES: Readonly<Record<ControlOperation, Shape>> = {
   'key-resume': { must: { slot: slotName } },
   'key-revoke': { must: { slot: slotName } },
   'key-destroy': { must: { slot: slotName } },
-  bind: { must: { rid, target: slotName } },
+  bind: { must: { rid, target: slotName }, may: { at: text('an address', NAME_MAX) } },
   'bind-clear': { must: { rid } },
   'pages-share': { must: { vm, ...pageRange, keep: flag } },
   'pages-unshare': { must: { vm, ...pageRange, keep: flag } },

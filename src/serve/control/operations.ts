@@ -39,6 +39,8 @@ export interface VmSummary {
 
 export interface VmDescription extends Omit<VmSummary, 'functions'> {
   readonly functions: readonly FunctionDescription[];
+  /** Behind port n, from 1 on, is place 00.0 of bus n. */
+  readonly rootPorts: number;
   /** The file that is its memory, for a VMM to map; null where memory is plain. */
   readonly ram: string | null;
   /** Null where memory is plain. */
@@ -175,8 +177,7 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
       await keys.destroy(which);
       return described(which);
     },
-    bind: ({ rid, target }) =>
-      bound(rid, /^\d+$/.test(target) ? { slot: keySlot(Number(target)) } : { vm: target }),
+    bind: ({ rid, target, at }) => bound(rid, bindTarget(target, at)),
     'bind-clear': ({ rid }) => bound(rid, 'clear'),
     'pages-share': (request) => converted('share', request),
     'pages-unshare': (request) => converted('unshare', request),
@@ -226,6 +227,14 @@ function withDescriptor(
   };
 }
 
+/** @throws Error, RangeError, SyntaxError */
+function bindTarget(target: string, at: string | undefined): BindTarget {
+  const place = at === undefined ? {} : { at: parseRequesterId(at) };
+  if (!/^\d+$/.test(target)) return { vm: target, ...place };
+  if (at !== undefined) throw new Error(`expected a VM to go to ${at} in, got a key slot`);
+  return { slot: keySlot(Number(target)) };
+}
+
 function keyBits(bits: number | undefined): { readonly keyBits?: KeyBits } {
   return bits === undefined ? {} : { keyBits: checkKeyBits(bits) };
 }
@@ -251,6 +260,7 @@ function describeVm(host: VmHost, vm: ServedVm): VmDescription {
   return {
     ...summaryOf(host, vm),
     functions: vm.functions,
+    rootPorts: machine.rootPorts,
     ram: machine.sealed?.path ?? null,
     shared: sharedDescription(machine),
     keys: host.keys

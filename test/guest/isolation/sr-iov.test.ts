@@ -7,7 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { NvmeSubsystem } from '../../../src/devices/nvme/subsystem.ts';
-import { Machine, type PluggedFunction } from '../../../src/machine/machine.ts';
+import { IdentityDomain } from '../../../src/iommu/domain.ts';
+import {
+  Machine,
+  type MachineOptions,
+  type PluggedFunction,
+} from '../../../src/machine/machine.ts';
 import { Platform } from '../../../src/machine/platform.ts';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';
@@ -30,10 +35,11 @@ describe.skipIf(missing !== undefined)('functions of one NVMe in three sealed VM
   const machines: Machine[] = [];
   let virtual: PluggedFunction;
 
-  const newMachine = async () => {
+  const newMachine = async (options: Partial<MachineOptions> = {}) => {
     const parts = await ensureParts();
     const machine = await Machine.create({
       ...{ platform, parts, memory: 'sealed', bytes: 256 * MIB },
+      ...options,
     });
     machines.push(machine);
     return machine;
@@ -70,7 +76,7 @@ describe.skipIf(missing !== undefined)('functions of one NVMe in three sealed VM
     (
       await vm.check([
         ...['sh', '-ec'],
-        `for i in $(seq 300); do for n in /sys/block/nvme*; do [ "$(cat $n/nsid 2>/dev/null)" = ${nsid} ] && ` +
+        `for i in $(seq 1500); do for n in /sys/block/nvme*; do [ "$(cat $n/nsid 2>/dev/null)" = ${nsid} ] && ` +
           '[ -b /dev/$(basename $n) ] && echo /dev/$(basename $n) && exit 0; done; usleep 20000; done; exit 1',
       ])
     ).trim();
@@ -80,14 +86,14 @@ describe.skipIf(missing !== undefined)('functions of one NVMe in three sealed VM
   };
   const sha256 = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
 
-  it('each reaches its own disk through its own VM’s key, and one moves on to a third VM', async () => {
+  it('each reaches its own disk through its own VM’s key, and one moves on to a third VM while both guests run, and back', async () => {
     const subsystem = new NvmeSubsystem({
       ...{ virtualFunctions: 2, serial: 'SRIOV1', doorbells: 'message' },
       namespaces: storages.map((storage, index) => ({ storage, function: index })),
     });
-    const [first, second] = [await newMachine(), await newMachine()];
+    const [first, second] = [await newMachine({ rootPorts: 1 }), await newMachine()];
     first.plug(subsystem.controller(0), parseRequesterId('00:04.0'));
-    virtual = first.plug(subsystem.controller(1), parseRequesterId('00:05.0'));
+    virtual = first.plug(subsystem.controller(1), parseRequesterId('01:00.0'));
     second.plug(subsystem.controller(2), parseRequesterId('00:04.0'));
     const [one, two] = await Promise.all([first.boot(), second.boot()]);
 
@@ -108,15 +114,32 @@ describe.skipIf(missing !== undefined)('functions of one NVMe in three sealed VM
     ).toBe('of one\n');
     expect(platform.iommu.faults.records).toEqual([]);
 
-    // The first guest loses it while it runs, and goes on with the physical function.
-    const third = await newMachine();
-    const moved = await platform.move(virtual, third);
-    expect(platform.iommu.table.get(moved.rid)).toMatchObject({ vm: third.vm, slot: third.slot });
+    // The first guest lets go of it and goes on with the physical function; the third finds it behind its IOMMU.
+    const third = await newMachine({ rootPorts: 1, iommu: 'virtio' });
     const three = await third.boot();
-    expect(await controllers(three)).toEqual([['2', 'SRIOV1', nqn, 'live']]);
+    const moved = await platform.move(virtual, third);
+    expect([moved.address, moved.server.connected]).toEqual([parseRequesterId('01:00.0'), true]);
+    expect(platform.iommu.table.get(moved.rid)).toMatchObject({ vm: third.vm, slot: third.slot });
     expect(await content(three, 2)).toBe(sha256(files[1] ?? ''));
-    expect(await content(two, 3)).toBe(sha256(files[2] ?? ''));
+    expect(await controllers(three)).toEqual([['2', 'SRIOV1', nqn, 'live']]);
+    expect(await controllers(one)).toEqual([['1', 'SRIOV1', nqn, 'live']]);
+    const group = 'ls /sys/bus/pci/devices/0000:01:00.0/iommu_group/devices';
+    expect(await three.check(['sh', '-c', group])).toBe('0000:01:00.0\n');
+    expect(platform.iommu.table.get(moved.rid)?.domain).not.toBeInstanceOf(IdentityDomain);
+    await three.check([
+      'sh',
+      '-c',
+      `echo of three | dd of=${await disk(three, 2)} conv=notrunc,fsync`,
+    ]);
+
+    const back = await platform.move(moved, first);
+    expect(platform.iommu.table.get(back.rid)).toMatchObject({ vm: first.vm, slot: first.slot });
+    expect(platform.iommu.table.get(moved.rid)).toBeUndefined();
+    expect(await content(one, 2)).toBe(sha256(files[1] ?? ''));
+    expect(readFileSync(files[1] ?? '').subarray(0, 9)).toEqual(Buffer.from('of three\n'));
+    expect(await three.check(['sh', '-c', 'ls /sys/class/nvme'])).toBe('');
     expect(await content(one, 1)).toBe(sha256(files[0] ?? ''));
+    expect(await content(two, 3)).toBe(sha256(files[2] ?? ''));
     expect(platform.iommu.faults.records).toEqual([]);
   });
 });

@@ -15,9 +15,10 @@ afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end();
 });
 
-async function machineWith(iommu: 'virtio' | 'identity' | undefined) {
+async function machineWith(iommu: 'virtio' | 'identity' | undefined, rootPorts = 0) {
   const machine = await Machine.create({
     ...{ parts: await ensureParts(), memory: 'plain', bytes: 64 * 2 ** 20, log: () => {} },
+    rootPorts,
     ...(iommu === undefined ? {} : { iommu }),
   });
   ends.push(() => machine[Symbol.asyncDispose]());
@@ -56,6 +57,19 @@ test('the guest gets a table of what is behind it, and the driver', async () => 
   expect(description.devices.map(({ address }) => address)).toEqual([IOMMU_ADDRESS, ...places]);
   await machine[Symbol.asyncDispose]();
   expect(existsSync(table)).toBe(false);
+});
+
+test('what may come behind a root port while the guest runs is named in the table', async () => {
+  const machine = await machineWith('virtio', 2);
+  const places = ['00:04.0', '01:00.0', '02:00.0'].map((name) => parseRequesterId(name));
+  const [first = IOMMU_ADDRESS, , last = IOMMU_ADDRESS] = places;
+  machine.plug(new Edu(), first);
+  machine.plug(new Edu(), last);
+  const { description } = await machine.plan({ accelerator: 'tcg' });
+  const [table = ''] = description.acpiTables ?? [];
+  expect(readFileSync(table)).toEqual(Buffer.from(viotTable(IOMMU_ADDRESS, places)));
+  expect(description.rootPorts).toBe(2);
+  expect(() => machine.plug(new Edu(), parseRequesterId('03:00.0'))).toThrow(RangeError);
 });
 
 test.each([[undefined], ['identity' as const]])('with %s there is none', async (iommu) => {

@@ -1,6 +1,10 @@
 import { Vmm } from '../../../src/client/vmm.ts';
 import type { Instrument } from '../../../src/machine/instrument.ts';
-import { Machine, type PluggedFunction } from '../../../src/machine/machine.ts';
+import {
+  Machine,
+  type MachineOptions,
+  type PluggedFunction,
+} from '../../../src/machine/machine.ts';
 import { Platform } from '../../../src/machine/platform.ts';
 import type { PciEndpoint } from '../../../src/pci/endpoint.ts';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
@@ -21,15 +25,22 @@ export class Vms implements AsyncDisposable {
     this.#ends = [platform];
   }
 
-  static async on(memory: 'sealed' | 'plain'): Promise<Vms> {
-    return new Vms(await Platform.create({ memory, log: () => {} }));
+  static async on(
+    memory: 'sealed' | 'plain',
+    log: (message: string) => void = () => {},
+  ): Promise<Vms> {
+    return new Vms(await Platform.create({ memory, log }));
   }
 
-  async machine(...instruments: readonly Instrument[]): Promise<Machine> {
+  machine(...instruments: readonly Instrument[]): Promise<Machine> {
+    return this.machineWith({ instruments });
+  }
+
+  async machineWith(options: Partial<MachineOptions>): Promise<Machine> {
     const { platform } = this;
     const machine = await Machine.create({
       ...{ platform, parts: { libvfioUser: await ensureLibvfioUser() } },
-      ...{ memory: platform.mode, bytes: BYTES, instruments },
+      ...{ memory: platform.mode, bytes: BYTES, ...options },
     });
     this.#ends.push(machine);
     return machine;

@@ -23,6 +23,7 @@ test.each([
   { op: 'bind-clear', rid: '0001:00:04.0' },
   { op: 'pages-share', vm: 'alpha', address: 0, bytes: 4096, keep: true },
   { op: 'pages-unshare', vm: 'alpha', address: 2 ** 40, bytes: 2 ** 39, keep: false },
+  { op: 'bind', rid: '0001:00:04.0', target: 'alpha', at: '01:00.0' },
   { op: 'vm-add', text: 'vms: []', file: 'f', directory: '/', descriptor: 3 },
   { op: 'record', follow: true, last: 0 },
   { op: 'subsystem-assign', subsystem: 'pool', nsid: 256, function: 64 },

@@ -73,6 +73,24 @@ test('all that can be said is read, with defaults for what is left out', () => {
   ]);
 });
 
+test('a function may be behind a root port of its VM', () => {
+  const [vm] = parse(`vms:
+  - name: a
+    root-ports: 2
+    functions:
+      - { device: edu, at: "02:00.0" }
+      - { device: edu, at: 00:02.0 }
+`).vms;
+  expect(vm).toMatchObject({
+    rootPorts: 2,
+    functions: [
+      { at: { value: parseRequesterId('02:00.0') } },
+      { at: { value: parseRequesterId('00:02.0') } },
+    ],
+  });
+  expect(parse('vms: [{ name: a }]').vms[0]?.rootPorts).toBe(0);
+});
+
 test('JSON is read as well', () => {
   const json = JSON.stringify({
     vms: [{ name: 'a', functions: [{ device: 'edu', at: '00:04.0' }] }],
@@ -107,6 +125,11 @@ describe('what is wrong is named by its line and its field:', () => {
       /^3: vms\[0\]\.key\.bits: expected 128 or 256/,
     ],
     ['stdin as a key', vm('    key: {descriptor: 0}'), /^3: vms\[0\]\.key\.descriptor: .*from 3/],
+    [
+      'too many root ports',
+      vm('    root-ports: 17'),
+      /^3: vms\[0\]\.root-ports: .*from 0 to 16, got 17$/,
+    ],
     ['an alias', vm('    size: &x 1G\n    cpus: *x'), /^4: vms\[0\]\.cpus: .*an alias/],
   ])('%s', (_, text, words) => {
     expect(wrong(text)).toEqual([expect.stringMatching(words)]);
@@ -125,6 +148,21 @@ describe('what is wrong is named by its line and its field:', () => {
       'a place off bus 0',
       functions('device: edu, at: 01:00.0'),
       /^4: .*\.at: expected a place on bus 0/,
+    ],
+    [
+      'a place behind a root port that is not there',
+      `${functions('device: edu, at: 03:00.0')}\n    root-ports: 2`,
+      /^4: .*\.at: expected a place on bus 0 .*\(the machine has 2, .*\), got 0000:03:00\.0$/,
+    ],
+    [
+      'a place on a root port’s bus that no port leads to',
+      `${functions('device: edu, at: 01:01.0')}\n    root-ports: 2`,
+      /^4: .*\.at: expected a place on bus 0, .*or behind a root port/,
+    ],
+    [
+      'a root port’s own place',
+      `${functions('device: edu, at: 00:01.0')}\n    root-ports: 1`,
+      /^4: .*\.at: expected a free place, got 0000:00:01\.0, where the machine's root ports are$/,
     ],
     [
       'another VM’s segment',

@@ -124,6 +124,35 @@ describe("QEMU's command line", () => {
     expect(() => qemuArguments({ ...plain, devices: [edu('00:06.1')] })).toThrow(/function 0/);
   });
 
+  it('has root ports, and what is behind one by a name, on its bus', () => {
+    const address = parseRequesterId('02:00.0');
+    const socket = '/run/x/nvme.sock';
+    const devices: GuestDevice[] = [edu('00:04.0'), { kind: 'vfio-user', address, socket }];
+    const given = values(qemuArguments({ ...plain, rootPorts: 2, devices }), '-device').map(
+      (text) => JSON.parse(text),
+    );
+    expect(given).toMatchObject([
+      { driver: 'pcie-root-port', id: 'port-1', bus: 'pcie.0', addr: '1.0', multifunction: true },
+      { driver: 'pcie-root-port', id: 'port-2', bus: 'pcie.0', addr: '1.1' },
+      { driver: 'edu', addr: '4.0' },
+      { driver: 'vfio-user-pci', bus: 'port-2', addr: '0.0', id: 'port-2-function' },
+    ]);
+    expect(given[2]).toEqual({ driver: 'edu', addr: '4.0' });
+    expect(values(qemuArguments(plain), '-device')).toEqual([]);
+  });
+
+  it('keeps the disks of two functions apart, whatever buses they are on', () => {
+    const disk = (address: string): GuestDevice => ({
+      ...{ kind: 'builtin', driver: 'nvme', address: parseRequesterId(address) },
+      drive: { file: '/d/x.img' },
+    });
+    const devices = ['01:00.0', '02:00.0'].map(disk);
+    const args = qemuArguments({ ...plain, rootPorts: 2, devices });
+    const drives = values(args, '-drive').map((text) => /id=([^,]+)/.exec(text)?.[1]);
+    expect(new Set(drives).size).toBe(2);
+    expect(values(args, '-device').flatMap((text) => JSON.parse(text).drive ?? [])).toEqual(drives);
+  });
+
   it('names any function of bus 0 that is free', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 30 }), fc.nat(7), (device, fn) => {
@@ -143,6 +172,14 @@ describe("QEMU's command line", () => {
     ['odd memory', { memory: { kind: 'memfd', bytes: 2 ** 29 + 1 } }, /whole MiB/],
     ['a device on another bus', { devices: [edu('01:00.0')] }, /on bus 0.*0000:01:00.0/],
     ['a device on another segment', { devices: [edu('0001:00:04.0')] }, /on bus 0/],
+    [
+      'a device behind a root port that is not there',
+      { rootPorts: 2, devices: [edu('03:00.0')] },
+      /the machine has 2, the first with 01:00.0.*0000:03:00.0/,
+    ],
+    ['a device on a root port', { rootPorts: 1, devices: [edu('00:01.0')] }, /root ports are/],
+    ['root ports of a pc', { machine: 'pc', rootPorts: 1 }, /q35 to have root ports, got a pc/],
+    ['too many root ports', { rootPorts: 17 }, /0 to 16 root ports, got 17/],
     ['two devices on one address', { devices: [edu('00:04.0'), edu('00:04.0')] }, /taken/],
     ['a device on the host bridge', { devices: [edu('00:00.0')] }, /taken/],
     [
