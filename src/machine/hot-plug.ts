@@ -38,7 +38,7 @@ export class NotInGuestError extends VmError {
 
 /**
  * Plugs a function in behind a free root port, and gives it to the guest that runs. Its hot-plug driver finds it
- * some seconds after this has resolved.
+ * a moment after this has resolved.
  * @throws RangeError where the machine has no such place; Error where it is taken, or no guest runs; VmError,
  *   QmpError where QEMU does not take it, and then it is not plugged in
  */

@@ -7,13 +7,14 @@ import type { MemoryController } from '../memory/memory-controller.ts';
 import type { ConversionOptions, PageRange } from '../memory/page-conversion.ts';
 import type { SealedRam } from '../memory/sealed-ram.ts';
 import type { PciEndpoint } from '../pci/endpoint.ts';
+import { MsiForMsix } from '../pci/msi-for-msix.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
 import { traceOfEnvironment } from '../trace/environment.ts';
 import { VfioUserServer } from '../vfio-user/server.ts';
 import { bootGuest, type GuestOptions, type GuestPlan, planGuest } from '../vm/guest.ts';
 import type { GuestRam } from '../vm/qemu-command.ts';
-import { checkPlace, checkRootPorts } from '../vm/root-ports.ts';
+import { checkPlace, checkRootPorts, portOf } from '../vm/root-ports.ts';
 import type { VirtualMachine } from '../vm/virtual-machine.ts';
 import { guestOptions } from './guest-devices.ts';
 import { IOMMU_ADDRESS } from './guest-iommu.ts';
@@ -230,7 +231,7 @@ export class Machine implements AsyncDisposable {
     const port = this.iommu.port(rid, memory);
     const seen = this.instruments.reduce(
       (inner, one) => one.around?.(inner, rid, endpoint) ?? inner,
-      endpoint,
+      portOf(address) === undefined ? endpoint : MsiForMsix.around(endpoint),
     );
     const server = VfioUserServer.listen({
       library: this.#parts.libvfioUser.library,

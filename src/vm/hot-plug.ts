@@ -1,7 +1,7 @@
 /**
  * Devices that come to a QEMU and go from it while its guest runs, by QMP's device_add and device_del
  * (qapi/qdev.json in QEMU's source). To come takes QEMU alone; to go takes the guest, whose hot-plug driver
- * unbinds the device and switches its slot off.
+ * unbinds the device and ejects it (by ACPI on a q35, docs/pcie.txt).
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { deviceProperties, type GuestDevice } from './qemu-command.ts';
@@ -13,7 +13,7 @@ export interface HotPlugPatience {
   readonly greetingMs: number;
   /** For QEMU's reply to a command. A vfio-user device takes some hundred messages to its server. */
   readonly replyMs: number;
-  /** For the guest to let go of a device. Linux's pciehp takes 5 s to think about it. */
+  /** For the guest to let go of a device. Linux takes a fraction of a second by ACPI, and 5 s by its pciehp. */
   readonly removalMs: number;
 }
 

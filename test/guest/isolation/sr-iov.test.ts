@@ -117,6 +117,7 @@ describe.skipIf(missing !== undefined)('functions of one NVMe in three sealed VM
     // The first guest lets go of it and goes on with the physical function; the third finds it behind its IOMMU.
     const third = await newMachine({ rootPorts: 1, iommu: 'virtio' });
     const three = await third.boot();
+    await three.insmod('virtio_iommu');
     const moved = await platform.move(virtual, third);
     expect([moved.address, moved.server.connected]).toEqual([parseRequesterId('01:00.0'), true]);
     expect(platform.iommu.table.get(moved.rid)).toMatchObject({ vm: third.vm, slot: third.slot });

@@ -251,6 +251,14 @@ describe('a second QEMU that does not take it leaves it plugged in there, to be 
   });
 });
 
+test('behind a root port a function takes MSI in place of MSI-X, which QEMU cannot take out again', async () => {
+  const { vms, one, before } = await bench();
+  expect(await before.vmm.config.capability('msix')).toBeUndefined();
+  expect(before.vmm.interruptKind).toBe('msi');
+  const { vmm } = await vms.plug(one, disk(), '00:05.0');
+  expect(vmm.interruptKind).toBe('msix');
+});
+
 describe('a machine whose guest runs', () => {
   test('gets a function, and loses it, with nothing left of it', async () => {
     const { platform, two, runs } = await bench();
