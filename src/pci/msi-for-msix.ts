@@ -9,7 +9,7 @@ const MSI_VECTORS_MAX = 32;
  * Stands around a function that has MSI-X and offers MSI in its place, for where MSI-X cannot be: the first vectors,
  * a power of two of them, 32 at most. The function itself is told of MSI-X, and need not know.
  *
- * A stock QEMU (10.1 to 11.1) aborts when a vfio-user device with MSI-X is taken out: it takes the region of the
+ * A stock QEMU (11.1) aborts when a vfio-user device with MSI-X is taken out: it takes the region of the
  * pending bits out of a BAR that it has let go of before.
  */
 export class MsiForMsix implements PciEndpoint {
