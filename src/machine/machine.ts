@@ -276,9 +276,7 @@ export class Machine implements AsyncDisposable {
     for (const instrument of this.instruments) instrument.left?.(plugged.rid);
   }
 
-  /**
-   * Plugs a function in while the guest runs, behind a root port. @throws as {@link hotPlugFunction}
-   */
+  /** Plugs a function in behind a root port while the guest runs. @throws as {@link hotPlugFunction} */
   hotPlug(
     endpoint: PciEndpoint,
     address: RequesterId,

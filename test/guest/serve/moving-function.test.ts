@@ -29,7 +29,7 @@ async function booted(command: string): Promise<GuestConsole> {
   return guest;
 }
 
-/** Waits in the guest, whose hot-plug driver takes some seconds, for its one NVMe namespace. */
+/** Waits in the guest, whose hot-plug driver takes a moment, for its one NVMe namespace. */
 const appears = 'for i in $(seq 1200); do [ -b /dev/nvme?n1 ] && break; usleep 25000; done';
 const read = (bytes: number) => `${appears}; head -c ${bytes} /dev/nvme?n1; echo`;
 const write = (text: string) =>
