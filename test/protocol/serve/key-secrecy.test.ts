@@ -2,7 +2,7 @@
  * Where the bytes of keys are that `sealbus serve` and `sealbus key` are given: in the memory controller while they
  * are in use, and nowhere else at any time.
  */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
@@ -29,8 +29,10 @@ import { eduReads, eduWrites } from './edu-transfer.ts';
 import { GPA, MIB, vmsOf } from './service-bench.ts';
 
 const isRoot = process.getuid?.() === 0;
-/** Whether the kernel writes a core where the process is, rather than hand it to a program (core(5)). */
-const coresHere = /^[^|/]/.test(readFileSync('/proc/sys/kernel/core_pattern', 'utf8'));
+/** Whether the kernel writes a core where the process is (core(5)), and the limit may be raised. */
+const coresHere =
+  /^[^|/]/.test(readFileSync('/proc/sys/kernel/core_pattern', 'utf8')) &&
+  spawnSync('sh', ['-c', 'ulimit -c unlimited']).status === 0;
 const SECTION = 2 ** 24;
 
 let place: RunPlace;

@@ -90,31 +90,6 @@ test('two at a time are told apart by their sockets', async () => {
 describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
   const sealed = (extra: object = {}) => vmsOf({ name: 'alpha', ...extra });
 
-  test('SIGKILL leaves nothing that stops the next start: no mount, no lock, no socket of a fixed path', async () => {
-    const disk = join(directory, 'disk.img');
-    writeFileSync(disk, new Uint8Array(2 ** 20));
-    const functions = [
-      { device: 'nvme', at: '00:05.0', disks: [disk], socket: join(directory, 'nvme.sock') },
-    ];
-    const config = configured(sealed({ functions, slot: 3 }));
-    // In the middle of its start, and once it serves.
-    const early = place.start(['serve', config, '--json']);
-    await until(() => place.mounts.length > 0, 30_000, 'a mount');
-    early.child.kill('SIGKILL');
-    await early.ended;
-    for (let round = 0; round < 2; round++) {
-      const { child, ended } = await serving(config);
-      child.kill('SIGKILL');
-      await ended;
-    }
-    const { child, ended } = await serving(config);
-    await until(() => place.mounts.length === 1, 10_000, 'the mounts of killed ones to go');
-    expect(place.directories).toHaveLength(1);
-    child.kill('SIGTERM');
-    expect((await ended).code).toBe(0);
-    expect(place.left).toEqual([]);
-  });
-
   test('keys come out of descriptors, at the start and later; from no argument and no environment', async () => {
     const key = join(directory, 'key');
     writeFileSync(
