@@ -1,5 +1,6 @@
 import { type KeySlot, keySlot } from '../keys/key-slot.ts';
 import { NotInGuestError } from '../machine/hot-plug.ts';
+import type { Instrument } from '../machine/instrument.ts';
 import type { KeySlots } from '../machine/key-slots.ts';
 import { Machine, type PluggedFunction } from '../machine/machine.ts';
 import { Platform } from '../machine/platform.ts';
@@ -22,6 +23,8 @@ export interface VmHostOptions {
   readonly memory?: 'sealed' | 'plain';
   /** For the QEMUs that it prints. Default: KVM where a probe shows that it works, else TCG. */
   readonly accelerator?: Accelerator | 'auto';
+  /** What watches or disturbs a VM, by its name, from the device outwards: asked for each VM that is made. */
+  readonly instruments?: (vm: string) => readonly Instrument[];
   /** What went wrong and could be lived with. Default: standard error. */
   readonly log?: (message: string) => void;
 }
@@ -303,6 +306,7 @@ export class VmHost implements AsyncDisposable {
         Machine.create({
           ...{ platform: this.platform, parts, memory, bytes, iommu, rootPorts, keyBits: key.bits },
           log: this.#making(config, undo).log,
+          instruments: this.#options.instruments?.(config.name) ?? [],
           ...(slot === undefined ? {} : { slot: slot.value }),
           ...(key.descriptor === undefined ? {} : { keyDescriptor: key.descriptor }),
         }),

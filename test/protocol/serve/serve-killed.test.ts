@@ -113,6 +113,15 @@ describe.skipIf(noSealedRam() !== undefined)('after SIGKILL', { timeout: 180_000
     await ends(await starts());
   });
 
+  test('of its memory controller too, the next start detaches the dead mount', async () => {
+    const { child, ended } = await starts();
+    process.kill(place.controller, 'SIGKILL');
+    child.kill('SIGKILL');
+    await ended;
+    expect(place.mounts).toHaveLength(1);
+    await ends(await starts());
+  });
+
   test.each(working)('while %s, the next start has all it needs', async (_what, work) => {
     const { child, ended } = await starts();
     const [run = ''] = place.directories;
