@@ -1,3 +1,4 @@
+import type { SlotRange } from '../iommu/slot-ranges.ts';
 import type { Machine, PluggedFunction } from '../machine/machine.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { QemuPart } from '../setup/parts.ts';
@@ -43,8 +44,25 @@ export interface FunctionDescription {
         readonly slot: ShownSlot | undefined;
         readonly rights: string;
         readonly domain: number;
+        /** All addresses with their slots, where we made the translations. */
+        readonly ranges: readonly ShownRange[] | undefined;
       }
     | undefined;
+}
+
+/** Addresses of a guest, and what data there goes through. */
+export interface ShownRange {
+  readonly start: string;
+  readonly bytes: number;
+  readonly slot: ShownSlot;
+  readonly generation: number | null;
+}
+
+/** What a VM's functions were made of and find their slots by. */
+export interface AboutFunctions {
+  device(rid: RequesterId): DeviceConfig | undefined;
+  /** Undefined where the translations are not ours. */
+  ranges(rid: RequesterId): readonly SlotRange[] | undefined;
 }
 
 /** A VM that is served: its machine, which has no guest of its own, and what it was made of. */
@@ -53,19 +71,13 @@ export class ServedVm {
   readonly machine: Machine;
   /** Another one after a function has come or gone. */
   command: PrintedCommand;
-  readonly #device: (rid: RequesterId) => DeviceConfig | undefined;
+  readonly #about: AboutFunctions;
 
-  /** @param device what a function of it was made of */
-  constructor(
-    config: VmConfig,
-    machine: Machine,
-    command: PrintedCommand,
-    device: (rid: RequesterId) => DeviceConfig | undefined,
-  ) {
+  constructor(config: VmConfig, machine: Machine, command: PrintedCommand, about: AboutFunctions) {
     this.config = config;
     this.machine = machine;
     this.command = command;
-    this.#device = device;
+    this.#about = about;
   }
 
   get name(): string {
@@ -83,7 +95,7 @@ export class ServedVm {
 
   #describe({ rid, address, endpoint, server }: PluggedFunction): FunctionDescription {
     const entry = this.machine.iommu.table.get(rid);
-    const device = this.#device(rid);
+    const device = this.#about.device(rid);
     return {
       rid: formatRequesterId(rid),
       address: formatRequesterId(address),
@@ -100,9 +112,17 @@ export class ServedVm {
         slot: entry.slot === undefined ? undefined : shownSlot(entry.slot),
         rights: entry.rights,
         domain: entry.domain.id,
+        ranges: this.#about.ranges(rid)?.map(shownRange),
       },
     };
   }
+}
+
+function shownRange({ start, bytes, slot, generation }: SlotRange): ShownRange {
+  return {
+    ...{ start: `0x${start.toString(16)}`, bytes, slot: shownSlot(slot) },
+    generation: generation ?? null,
+  };
 }
 
 /** @throws VmError, SetupError */

@@ -9,12 +9,12 @@ import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Parts } from '../setup/parts.ts';
 import type { Accelerator } from '../vm/qemu-command.ts';
 import { atPlace, ConfigError, type ConfigPlace } from './config/config-place.ts';
-import type { DeviceConfig, ServeConfig, VmConfig } from './config/serve-config.ts';
+import type { DeviceConfig, FunctionConfig, ServeConfig, VmConfig } from './config/serve-config.ts';
 import { type MakeOptions, makeFunction, serialAt } from './make-function.ts';
 import { Recorder } from './record/recorder.ts';
 import type { FunctionPlace } from './served-subsystem.ts';
 import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
-import { bindInClear, bindToSlot } from './slot-binding.ts';
+import { type BoundRange, type BoundSlot, SlotBindings } from './slot-bindings.ts';
 import { Subsystems } from './subsystems.ts';
 
 export interface VmHostOptions {
@@ -52,6 +52,8 @@ export type BindTarget =
 export class VmHost implements AsyncDisposable {
   readonly platform: Platform;
   readonly recorder: Recorder;
+  /** By what functions find their slots. */
+  readonly bindings: SlotBindings;
   readonly subsystems: Subsystems;
   readonly #options: VmHostOptions;
   readonly #log: (message: string) => void;
@@ -75,6 +77,7 @@ export class VmHost implements AsyncDisposable {
     this.#options = options;
     this.#log = platform.log;
     this.recorder = new Recorder(platform);
+    this.bindings = new SlotBindings(platform, this.recorder);
     this.subsystems = new Subsystems({
       ...{ recorder: this.recorder, log: platform.log },
       placesOf: (subsystem) => this.#placesOf(subsystem),
@@ -176,17 +179,13 @@ export class VmHost implements AsyncDisposable {
    *   shared pages, as memory is plain; NotInGuestError where it has moved, and the guest that runs has not got it
    */
   async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
-    const from = this.vms.find(({ machine }) => machine.functions.some((one) => one.rid === rid));
-    if (from === undefined) {
-      const name = formatRequesterId(rid);
-      throw new Error(`expected the requester ID of a function, got ${name}, which is none's`);
-    }
+    const from = this.#vmOf(rid);
     if (target === 'clear') {
-      bindInClear(this.platform, rid, from);
+      this.bindings.bind(rid, from, 'clear');
       return rid;
     }
     if ('slot' in target) {
-      bindToSlot(this.platform, rid, target.slot);
+      this.bindings.bind(rid, from, target.slot);
       return rid;
     }
     const { at } = target;
@@ -195,11 +194,19 @@ export class VmHost implements AsyncDisposable {
       return await this.#alone([from, to], () => this.#move(rid, from, to, at));
     }
     return await this.#alone([to], async () => {
-      bindToSlot(this.platform, rid, to.machine.slot);
+      this.bindings.bind(rid, to, to.machine.slot);
       const plugged = to.machine.functions.find((one) => one.rid === rid);
       if (plugged !== undefined) await to.machine.attach(plugged);
       return rid;
     });
+  }
+
+  /**
+   * Binds what a function does in a range of addresses to a slot, by the translation.
+   * @throws Error where there is no such function; as SlotBindings.bindRange
+   */
+  bindRange(rid: RequesterId, range: BoundRange, slot: BoundSlot): void {
+    this.bindings.bindRange(rid, this.#vmOf(rid), range, slot);
   }
 
   /** Makes pages of a VM shared, while it runs. @throws Error where none is called so; as Machine.share */
@@ -230,6 +237,13 @@ export class VmHost implements AsyncDisposable {
     this.recorder[Symbol.dispose]();
     await this.platform[Symbol.asyncDispose]();
     if (errors.length > 0) throw errors[0];
+  }
+
+  #vmOf(rid: RequesterId): ServedVm {
+    const found = this.vms.find(({ machine }) => machine.functions.some((one) => one.rid === rid));
+    if (found !== undefined) return found;
+    const name = formatRequesterId(rid);
+    throw new Error(`expected the requester ID of a function, got ${name}, which is none's`);
   }
 
   async #move(
@@ -292,14 +306,14 @@ export class VmHost implements AsyncDisposable {
     await using undo = new AsyncDisposableStack();
     // Disks before the machine, for they go after it.
     const made = [];
-    for (const { device, at, socket } of config.functions) {
+    for (const { device, at, socket, slotFrom } of config.functions) {
       const disks = undo.use(new AsyncDisposableStack());
       const endpoint = await makeFunction(
         device,
         serialAt(config.name, at.value),
         this.#making(config, disks),
       );
-      made.push({ at, socket, endpoint, served: { device, disks } });
+      made.push({ at, socket, slotFrom, endpoint, served: { device, disks } });
     }
     const machine = undo.use(
       await atPlace(slot?.place ?? key.place, () =>
@@ -313,18 +327,28 @@ export class VmHost implements AsyncDisposable {
       ),
     );
     const served = new Map<RequesterId, ServedFunction>();
+    const slotsFrom = new Map<RequesterId, NonNullable<FunctionConfig['slotFrom']>>();
     for (const one of made) {
       const { at, socket, endpoint } = one;
       const { rid } = await atPlace(socket?.place ?? at.place, () =>
         machine.plug(endpoint, at.value, socket?.value),
       );
       served.set(rid, one.served);
+      if (one.slotFrom !== undefined) slotsFrom.set(rid, one.slotFrom);
     }
     const command = await atPlace(config.place, () => this.#command(config, machine));
     if (this.#closed) throw ended(config.place);
+    const vm = new ServedVm(config, machine, command, {
+      device: (rid) => this.#functions.get(rid)?.device,
+      ranges: (rid) => this.bindings.ranges(rid),
+    });
+    for (const [rid, slotFrom] of slotsFrom) {
+      if (slotFrom.value !== 'translation') continue;
+      this.bindings.byTranslation(rid, vm);
+    }
     undo.move();
     for (const [rid, one] of served) this.#functions.set(rid, one);
-    return new ServedVm(config, machine, command, (rid) => this.#functions.get(rid)?.device);
+    return vm;
   }
 
   #making({ name, memory }: VmConfig, disks: AsyncDisposableStack): MakeOptions {

@@ -1,10 +1,18 @@
-import { Command } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import type { ControlClient } from '../../serve/control/control-client.ts';
+import type { FunctionDescription, ShownRange } from '../../serve/served-vm.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
+import { parsePageAddress, parsePageBytes } from './share.ts';
 
 interface BindFlags extends ControlFlags {
   readonly clear?: boolean;
   readonly at?: string;
+  readonly range?: PageRange;
+}
+
+interface PageRange {
+  readonly address: number;
+  readonly bytes: number;
 }
 
 export function bindCommand(): Command {
@@ -17,6 +25,12 @@ export function bindCommand(): Command {
       '--at <address>',
       'where it goes in that VM, as its guest has it, such as 01:00.0 (default: where it was, or a free root port)',
     )
+    .addOption(
+      new Option(
+        '--range <address+size>',
+        'only what it does there, as the guest has it, such as 0x200000+64K: its slots come from the translation then',
+      ).argParser(parseRange),
+    )
     .addOption(jsonOption())
     .addOption(socketOption())
     .addHelpText(
@@ -25,9 +39,7 @@ export function bindCommand(): Command {
     )
     .action(async (rid: string, target: string | undefined, flags: BindFlags) => {
       const bound = await withControl(flags, (client) => bind(client, rid, target, flags));
-      const slot = bound.entry?.slot;
-      const how = slot === 'in-the-clear' ? 'goes in the clear' : `goes through slot ${slot}`;
-      process.stdout.write(flags.json ? `${JSON.stringify(bound)}\n` : `${bound.rid} ${how}\n`);
+      process.stdout.write(flags.json ? `${JSON.stringify(bound)}\n` : `${boundText(bound)}\n`);
     });
 }
 
@@ -35,16 +47,46 @@ function bind(
   client: ControlClient,
   rid: string,
   target: string | undefined,
-  { clear = false, at }: BindFlags,
+  { clear = false, at, range }: BindFlags,
 ) {
   if ((target !== undefined) === clear) {
     throw new Error(
       `expected a slot, a VM or --clear, got ${clear ? 'two of them' : 'none'}: say what to bind ${rid} to`,
     );
   }
+  if (range !== undefined) {
+    if (at !== undefined) throw new Error(`expected a range, or a place to go to, got both`);
+    const slot = target === undefined ? { clear } : { slot: target };
+    return client.ask('bind-range', { rid, ...range, ...slot });
+  }
   if (target === undefined) {
     if (at !== undefined) throw new Error(`expected a VM to go to ${at} in, got --clear`);
     return client.ask('bind-clear', { rid });
   }
   return client.ask('bind', { rid, target, ...(at === undefined ? {} : { at }) });
+}
+
+function boundText({ rid, entry }: FunctionDescription): string {
+  if (entry?.ranges !== undefined) return rangesText(rid, entry.ranges);
+  return entry?.slot === 'in-the-clear'
+    ? `${rid} goes in the clear`
+    : `${rid} goes through slot ${entry?.slot}`;
+}
+
+/** A function's slots by range, the last one up to where addresses end. */
+export function rangesText(rid: string, ranges: readonly ShownRange[]): string {
+  const shown = ranges.map(({ start, slot }) => {
+    const how = slot === 'in-the-clear' ? 'in the clear' : `slot ${slot}`;
+    return `${how} from ${start}`;
+  });
+  return `${rid} goes by the translation: ${shown.join(', ')}`;
+}
+
+/** @throws InvalidArgumentError */
+export function parseRange(text: string): PageRange {
+  const [address, size, ...more] = text.split('+');
+  if (address === undefined || size === undefined || more.length > 0) {
+    throw new InvalidArgumentError('expected an address and a size, such as 0x200000+64K');
+  }
+  return { address: parsePageAddress(address), bytes: parsePageBytes(size) };
 }

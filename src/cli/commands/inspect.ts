@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import type { VmDescription } from '../../serve/control/operations.ts';
 import { columns } from '../columns.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
+import { rangesText } from './bind.ts';
 import { sharedText } from './share.ts';
 
 export function inspectCommand(): Command {
@@ -38,6 +39,9 @@ function asText(vm: VmDescription): string {
     ...(vm.shared === null ? [] : [sharedText(vm.shared)]),
     '',
     columns(['RID', 'IN GUEST', 'DEVICE', 'VMM', 'SLOT', 'RIGHTS', 'DOMAIN'], functions),
+    ...vm.functions.flatMap(({ rid, entry }) =>
+      entry?.ranges === undefined ? [] : [`${rangesText(rid, entry.ranges)}\n`],
+    ),
     columns(['SLOT', 'STATE', 'GEN', 'KEY'], keys),
     vm.command,
     '',

@@ -26,6 +26,7 @@ export function findConflicts(vms: readonly VmConfig[]): ConfigError[] {
       ...vm.functions.flatMap(({ socket }) => (socket === undefined ? [] : sockets.claim(socket))),
       ...addressConflicts(vm),
       ...bootConflicts(vm),
+      ...translationConflicts(vm),
     ];
   });
 }
@@ -71,6 +72,21 @@ function portConflicts({ value, place }: Placed<RequesterId>, rootPorts: number)
 
 function deviceNumber({ at }: FunctionConfig): number {
   return at.value >> 3;
+}
+
+/** A guest that programs an IOMMU makes its own translations, and has no word for slots. */
+function translationConflicts({ iommu, functions }: VmConfig): ConfigError[] {
+  if (iommu === 'identity') return [];
+  return functions.flatMap(({ slotFrom }) =>
+    slotFrom?.value === 'translation'
+      ? [
+          new ConfigError(
+            slotFrom.place,
+            'expected iommu identity, whose translations are ours to make, got virtio',
+          ),
+        ]
+      : [],
+  );
 }
 
 function bootConflicts({ boot, functions }: VmConfig): ConfigError[] {

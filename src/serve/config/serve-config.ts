@@ -55,6 +55,8 @@ export interface FunctionConfig {
   readonly at: Placed<RequesterId>;
   /** Where its server listens; in the run's directory where there is none. */
   readonly socket: Placed<string> | undefined;
+  /** What it finds its key slot by. */
+  readonly slotFrom: Placed<'device-table' | 'translation'> | undefined;
 }
 
 export type DeviceConfig =
@@ -168,7 +170,9 @@ function keyOf(node: CheckedNode | undefined, vm: ConfigPlace): KeyConfig {
 }
 
 function functionOf(node: CheckedNode, directory: string): FunctionConfig | undefined {
-  const fields = node.fields(['device', 'at', 'disks', 'subsystem', 'function', 'socket']);
+  const fields = node.fields([
+    ...(['device', 'at', 'disks', 'subsystem', 'function', 'socket', 'slot-from'] as const),
+  ]);
   if (fields === undefined) return undefined;
   if (fields.device === undefined) node.wrong('expected a device, got none');
   if (fields.at === undefined) node.wrong('expected a place in at, such as 00:05.0, got none');
@@ -182,8 +186,11 @@ function functionOf(node: CheckedNode, directory: string): FunctionConfig | unde
       return path;
     }),
   );
+  const slotFrom = placed(fields['slot-from'], (value) =>
+    value.choice(['device-table', 'translation'] as const),
+  );
   const found = deviceOf(device, node, fields, directory);
-  return found && { place: node.place, device: found, at, socket };
+  return found && { place: node.place, device: found, at, socket, slotFrom };
 }
 
 type DeviceFields = Partial<Record<'device' | 'disks' | 'subsystem' | 'function', CheckedNode>>;

@@ -53,6 +53,14 @@ export interface ControlOperations {
   bind: { readonly rid: string; readonly target: SlotName; readonly at?: string };
   /** To no slot: what it does is in the clear, for shared pages. */
   'bind-clear': { readonly rid: string };
+  /** What it does in a range of addresses goes through a slot of its VM's, or with `clear` through none. */
+  'bind-range': {
+    readonly rid: string;
+    readonly address: number;
+    readonly bytes: number;
+    readonly slot?: SlotName;
+    readonly clear?: boolean;
+  };
   'pages-share': PagesRequest;
   'pages-unshare': PagesRequest;
   /** `descriptor`: the number by which the text names the one that comes with the request. */
@@ -158,6 +166,7 @@ const SHAPES: Readonly<Record<ControlOperation, Shape>> = {
   'key-destroy': { must: { slot: slotName } },
   bind: { must: { rid, target: slotName }, may: { at: text('an address', NAME_MAX) } },
   'bind-clear': { must: { rid } },
+  'bind-range': { must: { rid, ...pageRange }, may: { slot: slotName, clear: flag } },
   'pages-share': { must: { vm, ...pageRange, keep: flag } },
   'pages-unshare': { must: { vm, ...pageRange, keep: flag } },
   'vm-add': {

@@ -4,7 +4,7 @@ import { keySlot } from '../../keys/key-slot.ts';
 import type { RotationProgress } from '../../keys/slot-keeper.ts';
 import { checkKeyBits, type KeyBits, type SlotDescription } from '../../keys/slot-lifecycle.ts';
 import { gpa } from '../../memory/guest-memory.ts';
-import { formatRequesterId, parseRequesterId } from '../../pci/requester-id.ts';
+import { formatRequesterId, parseRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 import { ConfigError } from '../config/config-place.ts';
 import { parseServeConfig, type ServeConfig } from '../config/serve-config.ts';
 import { metricsText } from '../record/metrics.ts';
@@ -75,6 +75,7 @@ export interface ControlAnswers {
   'key-destroy': KeyDescription;
   bind: FunctionDescription;
   'bind-clear': FunctionDescription;
+  'bind-range': FunctionDescription;
   /** What of the VM is shared afterwards. */
   'pages-share': SharedDescription;
   'pages-unshare': SharedDescription;
@@ -118,12 +119,14 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
     ...keyBits(bits),
   });
   const described = (slot: number) => describeKey(host, keySlot(slot));
-  const bound = async (rid: string, target: BindTarget) => {
-    const now = formatRequesterId(await host.bind(parseRequesterId(rid), target));
-    const found = host.vms.flatMap(({ functions }) => functions).find((one) => one.rid === now);
-    if (found === undefined) throw new Error(`expected ${now} to stay, got its VM's end`);
+  const functionNow = (rid: RequesterId) => {
+    const name = formatRequesterId(rid);
+    const found = host.vms.flatMap(({ functions }) => functions).find((one) => one.rid === name);
+    if (found === undefined) throw new Error(`expected ${name} to stay, got its VM's end`);
     return found;
   };
+  const bound = async (rid: string, target: BindTarget) =>
+    functionNow(await host.bind(parseRequesterId(rid), target));
   const converted = async (
     to: 'share' | 'unshare',
     { vm, address, bytes, keep }: ControlOperations['pages-share'],
@@ -179,6 +182,15 @@ function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>
     },
     bind: ({ rid, target, at }) => bound(rid, bindTarget(target, at)),
     'bind-clear': ({ rid }) => bound(rid, 'clear'),
+    'bind-range': ({ rid, address, bytes, slot, clear = false }) => {
+      if ((slot !== undefined) === clear) {
+        throw new Error(`expected a slot or clear, got ${clear ? 'both' : 'neither'}`);
+      }
+      const range = { start: address, bytes };
+      const found = parseRequesterId(rid);
+      host.bindRange(found, range, slot === undefined ? 'clear' : host.slotOf(slot));
+      return functionNow(found);
+    },
     'pages-share': (request) => converted('share', request),
     'pages-unshare': (request) => converted('unshare', request),
     'vm-add': async ({ text, file, directory, descriptor }, io) => {

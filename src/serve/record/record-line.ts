@@ -3,6 +3,7 @@ import type { DeviceTableEntry } from '../../iommu/device-table.ts';
 import type { FaultRecord } from '../../iommu/fault-log.ts';
 import { type AccessSlot, isInClear } from '../../keys/key-slot.ts';
 import type { SlotDescription } from '../../keys/slot-lifecycle.ts';
+import type { VmId } from '../../keys/vm-id.ts';
 import type { PageConversion } from '../../machine/page-sharing.ts';
 import type { Iova } from '../../pci/dma-port.ts';
 import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
@@ -35,7 +36,7 @@ export interface RecordLine {
   /** Of a binding: what the device table now says. */
   readonly slotFrom?: 'device-table' | 'translation';
   readonly rights?: string;
-  /** Of pages: the guest-physical address of the first, and whether they kept their content. */
+  /** Of pages and of a range: the guest's address of the first byte; of pages, whether they kept their content. */
   readonly address?: string;
   readonly bytes?: number;
   readonly kept?: boolean;
@@ -55,6 +56,15 @@ export function shownSlot(slot: AccessSlot): ShownSlot {
 function shownIova(iova: Iova): string {
   if (typeof iova === 'number' && !Number.isInteger(iova)) return String(iova);
   return `0x${BigInt.asUintN(64, BigInt(iova)).toString(16)}`;
+}
+
+/** A range of a function's addresses, and what data there goes through from now on. */
+export interface RangeBinding {
+  readonly vm: VmId;
+  readonly range: { readonly start: number; readonly bytes: number };
+  readonly slot: AccessSlot;
+  /** Of the slot; null where it is none. */
+  readonly generation: number | null;
 }
 
 const nothing = { rid: null, vm: null, slot: null, generation: null } as const;
@@ -125,6 +135,19 @@ export function bindingLine(
     generation: slot === undefined ? null : generation(slot),
     reason: before === undefined ? 'bound' : 'changed',
     ...{ slotFrom, rights },
+  };
+}
+
+/** What a function does in a range of addresses was bound to a slot, or to none. */
+export function rangeLine(
+  now: Date,
+  rid: RequesterId,
+  { vm, range, slot, generation }: RangeBinding,
+): RecordLine {
+  return {
+    ...{ time: now.toISOString(), event: 'binding', rid: formatRequesterId(rid), vm },
+    ...{ slot: shownSlot(slot), generation, reason: 'range-bound', slotFrom: 'translation' },
+    ...{ address: `0x${range.start.toString(16)}`, bytes: range.bytes },
   };
 }
 

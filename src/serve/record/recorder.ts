@@ -1,11 +1,14 @@
 import { isInClear } from '../../keys/key-slot.ts';
 import type { Platform } from '../../machine/platform.ts';
+import type { RequesterId } from '../../pci/requester-id.ts';
 import {
   bindingLine,
   dmaLine,
   keyLine,
   pagesLine,
+  type RangeBinding,
   type RecordLine,
+  rangeLine,
   subsystemLine,
   vmLine,
 } from './record-line.ts';
@@ -90,6 +93,10 @@ export class Recorder implements Disposable {
 
   subsystem(...[name, what]: [string, Parameters<typeof subsystemLine>[2]]): void {
     this.#record(subsystemLine(new Date(), name, what));
+  }
+
+  range(rid: RequesterId, binding: RangeBinding): void {
+    this.#record(rangeLine(new Date(), rid, binding));
   }
 
   /** Calls `listener` with each line from now on. Answers how to stop that. */

@@ -269,6 +269,9 @@ describe.skipIf(noSealedRam() !== undefined)('a VM that is served', () => {
       ],
     });
     expect((await words('bind', RID, '--clear')).out).toBe(`${RID} goes in the clear\n`);
+    expect((await words('bind', RID, '--clear', '--range', '0x100000+8K')).out).toBe(
+      `${RID} goes by the translation: in the clear from 0x0\n`,
+    );
     expect((await words('bind', RID, 'alpha')).out).toBe(`${RID} goes through slot 1\n`);
 
     const refusals = [

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import { describe, expect, test } from 'vitest';
+import { parseRange, rangesText } from '../../../src/cli/commands/bind.ts';
 import { parsePageAddress, parsePageBytes, sharedText } from '../../../src/cli/commands/share.ts';
 import { makeDevices, parseDevice } from '../../../src/cli/device-choice.ts';
 import { parseMemorySize } from '../../../src/cli/memory-choice.ts';
@@ -22,6 +23,32 @@ describe('memory sizes', () => {
 
   test.each([[''], ['M'], ['63M'], ['65537K'], ['512T'], ['-1G'], ['1.5G']])('not %j', (text) => {
     expect(() => parseMemorySize(text)).toThrow(InvalidArgumentError);
+  });
+});
+
+describe('a range of a guest’s addresses', () => {
+  test.each([
+    ['0x200000+64K', 0x20_0000, 64 * 2 ** 10],
+    ['1000+4096', 0x1000, 4096],
+  ])('%s', (text, address, bytes) => {
+    expect(parseRange(text)).toEqual({ address, bytes });
+  });
+
+  test.each([[''], ['0x200000'], ['0x200000-0x300000'], ['+64K'], ['0x200000+'], ['0+4K+4K']])(
+    'not %j',
+    (text) => {
+      expect(() => parseRange(text)).toThrow(InvalidArgumentError);
+    },
+  );
+
+  test('is told by where it begins', () => {
+    const ranges = [
+      { start: '0x0', bytes: 4096, slot: 1, generation: 1 },
+      { start: '0x1000', bytes: 4096, slot: 'in-the-clear', generation: null },
+    ] as const;
+    expect(rangesText('0000:00:04.0', ranges)).toBe(
+      '0000:00:04.0 goes by the translation: slot 1 from 0x0, in the clear from 0x1000',
+    );
   });
 });
 

@@ -21,6 +21,8 @@ test.each([
   { op: 'key-rotate', slot: 'alpha', duty: 60 },
   { op: 'bind', rid: '0001:00:04.0', target: '7' },
   { op: 'bind-clear', rid: '0001:00:04.0' },
+  { op: 'bind-range', rid: '0001:00:04.0', address: 4096, bytes: 4096, slot: 'alpha' },
+  { op: 'bind-range', rid: '0001:00:04.0', address: 0, bytes: 8192, clear: true },
   { op: 'pages-share', vm: 'alpha', address: 0, bytes: 4096, keep: true },
   { op: 'pages-unshare', vm: 'alpha', address: 2 ** 40, bytes: 2 ** 39, keep: false },
   { op: 'bind', rid: '0001:00:04.0', target: 'alpha', at: '01:00.0' },

@@ -201,6 +201,16 @@ describe('what is wrong is named by its line and its field:', () => {
       /^5: .*\.socket: expected a socket path of its own/,
     ],
     [
+      'a way to find a slot that is none',
+      functions('device: edu, at: 00:04.0, slot-from: guest'),
+      /^4: vms\[0\]\.functions\[0\]\.slot-from: expected device-table or translation, got/,
+    ],
+    [
+      'slots by the translation where the guest makes it',
+      `${functions('device: edu, at: 00:04.0, slot-from: translation')}\n    iommu: virtio`,
+      /^4: vms\[0\]\.functions\[0\]\.slot-from: expected iommu identity/,
+    ],
+    [
       'a boot from what is no disk',
       `${functions('device: edu, at: 00:04.0')}\n    boot: 00:04.0`,
       /^5: vms\[0\]\.boot: expected an nvme to boot from at 00:04\.0/,
