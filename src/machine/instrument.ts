@@ -15,10 +15,25 @@ export interface Instrument {
    * `device` is the function itself, under whatever other instruments have put around it.
    */
   around?(endpoint: PciEndpoint, rid: RequesterId, device: PciEndpoint): PciEndpoint;
-  /** A function was pulled out: its place is free for another. */
+  /** A function was pulled out, or could not be plugged in: its place is free for another. */
   left?(rid: RequesterId): void;
   /** A fault on demand has struck one of the machine's functions. */
   injected?(rid: RequesterId, fault: string, detail: string): void;
   /** Once, when all else of the machine has ended. */
   end?(): void;
+}
+
+/** A function with what all of them put around it, the first one innermost. @param inner what the first one is given */
+export function surround(
+  instruments: readonly Instrument[],
+  inner: PciEndpoint,
+  rid: RequesterId,
+  device: PciEndpoint,
+): PciEndpoint {
+  return instruments.reduce((so, one) => one.around?.(so, rid, device) ?? so, inner);
+}
+
+/** Tells all of them that a function has gone. */
+export function tellLeft(instruments: readonly Instrument[], rid: RequesterId): void {
+  for (const instrument of instruments) instrument.left?.(rid);
 }

@@ -25,7 +25,7 @@ import {
   hotPlugFunction,
   hotUnplugFunction,
 } from './hot-plug.ts';
-import type { Instrument } from './instrument.ts';
+import { type Instrument, surround, tellLeft } from './instrument.ts';
 import type { KeySlots } from './key-slots.ts';
 import { PageSharing } from './page-sharing.ts';
 import { Platform } from './platform.ts';
@@ -229,10 +229,10 @@ export class Machine implements AsyncDisposable {
     }
     const { memory, regions } = this.#tenant.memory();
     const port = this.iommu.port(rid, memory);
-    const seen = this.instruments.reduce(
-      (inner, one) => one.around?.(inner, rid, endpoint) ?? inner,
-      portOf(address) === undefined ? endpoint : MsiForMsix.around(endpoint),
-    );
+    const inner = portOf(address) === undefined ? endpoint : MsiForMsix.around(endpoint);
+    using undo = new DisposableStack();
+    undo.defer(() => tellLeft(this.instruments, rid));
+    const seen = surround(this.instruments, inner, rid, endpoint);
     const server = VfioUserServer.listen({
       library: this.#parts.libvfioUser.library,
       socketPath: socketPath ?? this.platform.run.socket(name.replaceAll(/[:.]/g, '-')),
@@ -251,6 +251,7 @@ export class Machine implements AsyncDisposable {
     this.#virtioIommu?.addEndpoint(rid);
     const plugged = { machine: this, rid, address, endpoint, port, memory, server };
     this.#functions.push(plugged);
+    undo.move();
     return plugged;
   }
 
@@ -273,7 +274,7 @@ export class Machine implements AsyncDisposable {
     plugged.port.busMaster = false;
     this.#virtioIommu?.removeEndpoint(plugged.rid);
     this.iommu.table.delete(plugged.rid);
-    for (const instrument of this.instruments) instrument.left?.(plugged.rid);
+    tellLeft(this.instruments, plugged.rid);
   }
 
   /** Plugs a function in behind a root port while the guest runs. @throws as {@link hotPlugFunction} */

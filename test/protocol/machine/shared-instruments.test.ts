@@ -148,6 +148,16 @@ describe.each(modes)('on one platform with %s memory', (mode, without) => {
     expect(from.strikes).toMatchObject([{ rid: parseRequesterId('00:05.0') }]);
   });
 
+  it('a function that cannot be plugged in leaves its place free, for the plan as well', async () => {
+    await using vms = await Vms.on(mode);
+    const plan = new FaultPlan();
+    const machine = await vms.machine(plan);
+    const place = parseRequesterId('00:05.0');
+    expect(() => machine.plug(new Edu(), place, import.meta.filename)).toThrow(/no socket/);
+    plan.arm('dma.refuse', { every: 1 });
+    expect(read((await vms.plug(machine, new Edu())).plugged, GPA)).toBe('unmapped');
+  });
+
   it('a plan that two VMs are given is refused, and nothing is left of the second', async () => {
     await using vms = await Vms.on(mode);
     const plan = new FaultPlan();
