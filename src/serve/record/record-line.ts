@@ -124,6 +124,7 @@ export function bindingLine(
     before !== undefined &&
     before.vm === vm &&
     before.slot === slot &&
+    before.generation === entry.generation &&
     before.rights === rights &&
     (before.slotFrom ?? 'device-table') === slotFrom
   ) {

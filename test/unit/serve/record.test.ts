@@ -93,6 +93,14 @@ describe('a binding', () => {
     });
   });
 
+  test('to the same slot with another key in it is one', () => {
+    const first = { ...entry, generation: 3 };
+    expect(line({ ...first, generation: 4 }, first)).toMatchObject({
+      ...{ slot: 9, generation: 4, reason: 'changed' },
+    });
+    expect(line({ ...first, domain: new IdentityDomain(2) }, first)).toBe(undefined);
+  });
+
   test('to another domain alone is none', () => {
     expect(line({ ...entry, domain: new IdentityDomain(2) }, entry)).toBe(undefined);
     expect(line({ ...entry, slotFrom: 'device-table' }, entry)).toBe(undefined);
