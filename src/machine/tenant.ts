@@ -32,6 +32,7 @@ export class Tenant implements AsyncDisposable {
   readonly #left: () => void;
   readonly #stopWatching: () => void;
   #dropped: Promise<void> = Promise.resolve();
+  #dropWaits = false;
   #gone: Promise<void> | undefined;
 
   /**
@@ -91,7 +92,21 @@ export class Tenant implements AsyncDisposable {
       return { memory, regions: plainRegions(memory) };
     }
     const memory = this.sealed.memory();
-    return { memory, regions: sealedRegions(memory) };
+    const { map, unmap } = sealedRegions(memory);
+    const regions: RegionListener = {
+      map,
+      unmap: (region) => {
+        unmap(region);
+        // A VMM that goes leaves pages that it had mapped, which stayed in the cache when the keys went.
+        if (!this.#hasKeys) this.#dropCache();
+      },
+    };
+    return { memory, regions };
+  }
+
+  get #hasKeys(): boolean {
+    const { state, vm } = this.#platform.slots.describe(this.slot);
+    return vm === this.vm && serves(state);
   }
 
   /**
@@ -103,10 +118,15 @@ export class Tenant implements AsyncDisposable {
     return this.#gone;
   }
 
-  /** In the background, one at a time. */
+  /** In the background, one at a time. One that waits is enough for all that ask meanwhile. */
   #dropCache(): void {
+    if (this.#dropWaits) return;
+    this.#dropWaits = true;
     this.#dropped = this.#dropped
-      .then(() => this.sealed?.dropCache())
+      .then(() => {
+        this.#dropWaits = false;
+        return this.sealed?.dropCache();
+      })
       .catch((error: unknown) => {
         const words = error instanceof Error ? error.message : String(error);
         this.#platform.log(`VM ${this.vm}: its page cache could not be dropped: ${words}`);

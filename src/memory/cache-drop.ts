@@ -4,7 +4,8 @@
  * it any more.
  *
  * - *A page that is mapped stays*, for whoever computes with it, a guest's vCPUs: as long as their QEMU runs.
- *   Taking it away as well would be its end at its next instruction.
+ *   Taking it away as well would be its end at its next instruction. It goes when that QEMU lets go of the VM's
+ *   functions, of which the machine knows (Tenant); of a mapping by somebody without one it does not.
  * - *What is dirty* is to be written back first. With its keys gone the memory controller refuses that, and the kernel
  *   then has the page as clean: what was stored there is lost, as it is anyway.
  * - *Nothing comes back*: a cache fill is refused as a write-back is. Shared pages do, which are nobody's secret.

@@ -200,10 +200,13 @@ export class SealedRam {
       });
     }
     if (this.#controller.ended) return;
-    await this.dropCache();
-    await this.#controller.removeMemory(this.name);
-    const { path, scatter, errors } = this.#paths;
-    for (const name of [path, scatter, errors]) await unlink(name);
+    try {
+      await this.dropCache();
+    } finally {
+      await this.#controller.removeMemory(this.name);
+      const { path, scatter, errors } = this.#paths;
+      for (const name of [path, scatter, errors]) await unlink(name);
+    }
   }
 
   /** @returns the descriptors, to be closed; none where that was done. */

@@ -1,8 +1,9 @@
 /** Two guests of one serve, each booted by the command line that is printed for it. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import { cachedPages } from '../../../src/ffi/page-cache.ts';
 import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
 import { Service } from '../../../src/serve/service.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';
@@ -108,5 +109,16 @@ describe.skipIf(noSealedRam() !== undefined)('two guests of one serve', () => {
       ),
     ).toBe('again\n');
     expect(service.host.platform.lost.aborted).toBe(false);
+
+    // Once its key is revoked, what is left of a guest in the page cache goes with its QEMU.
+    const { machine } = service.host.vm('alpha');
+    const ram = openSync(machine.sealed?.path ?? '', 'r+');
+    ends.push(() => closeSync(ram));
+    const cached = () => cachedPages(ram, 0, machine.bytes);
+    await service.host.keys.revoke(machine.slot);
+    await machine.sealed?.dropCache();
+    expect(cached()).toBeGreaterThan(0);
+    await one[Symbol.asyncDispose]();
+    await until(() => cached() === 0, 20_000, 'the pages of the guest to leave the page cache');
   });
 });

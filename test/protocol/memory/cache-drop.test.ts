@@ -2,6 +2,8 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
+import { Vmm } from '../../../src/client/vmm.ts';
+import { Edu } from '../../../src/devices/edu/edu.ts';
 import {
   MAP_SHARED,
   mmap,
@@ -13,6 +15,7 @@ import {
 import { cachedPages } from '../../../src/ffi/page-cache.ts';
 import { Machine } from '../../../src/machine/machine.ts';
 import { Platform } from '../../../src/machine/platform.ts';
+import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 import { ensureLibvfioUser } from '../../../src/setup/ensure-libvfio-user.ts';
 import { noSealedRam } from './sealed-bench.ts';
 
@@ -85,6 +88,36 @@ describe.skipIf(noSealedRam() !== undefined)('once the keys are gone', () => {
     expect(cached()).toBeGreaterThan(0);
     expect(mapped.equals(stored.subarray(0, PAGE))).toBe(true);
     munmap(at, PAGE);
+  });
+
+  test('a page that a VMM has mapped stays until that VMM has gone', async () => {
+    const { machine, fd, cached, log } = await storedTo();
+    const { server } = machine.plug(new Edu(), parseRequesterId('00:04.0'));
+    const file = machine.sealed?.path ?? '';
+    const vmm = await Vmm.connect(server.socketPath, { bytes: BYTES, file });
+    ends.push(vmm);
+    const at = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 4 * PAGE);
+    expect(viewOfAddress(at, PAGE)[0]).toBe('s'.charCodeAt(0));
+    await machine.keys.revoke(machine.slot);
+    await until(() => cached() < CACHED / PAGE / 2);
+    munmap(at, PAGE);
+    await sleep(100);
+    expect(cached()).toBeGreaterThan(0);
+    await vmm[Symbol.asyncDispose]();
+    await until(() => cached() === 0);
+    expect(log).toEqual([]);
+  });
+
+  test('while there are keys, a VMM that goes leaves the cache as it is', async () => {
+    const { machine, platform, cached } = await storedTo();
+    const { server } = machine.plug(new Edu(), parseRequesterId('00:04.0'));
+    const file = machine.sealed?.path ?? '';
+    const vmm = await Vmm.connect(server.socketPath, { bytes: BYTES, file });
+    await vmm[Symbol.asyncDispose]();
+    await until(() => !server.connected);
+    await platform.keys.rotate(machine.slot);
+    await platform.keys.rotated(machine.slot);
+    expect(cached()).toBe(CACHED / PAGE);
   });
 
   test('as the VM is removed, what nobody has mapped has left the cache when that is over', async () => {
