@@ -59,7 +59,8 @@ export class Subsystems implements AsyncDisposable {
       }
       return added;
     } catch (error) {
-      for (const name of added) await this.remove(name);
+      // Somebody's VM may have a function of one by now. The first error is the outcome.
+      for (const name of added) await this.remove(name).catch(() => {});
       throw error;
     }
   }

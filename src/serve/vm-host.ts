@@ -62,7 +62,8 @@ export class VmHost implements AsyncDisposable {
   readonly #functions = new Map<RequesterId, ServedFunction>();
   /** Names of VMs that come or go. */
   readonly #busy = new Set<string>();
-  readonly #moves = new Set<Promise<unknown>>();
+  /** Functions that move and VMs that go, at this moment. */
+  readonly #changes = new Set<Promise<unknown>>();
   #closed = false;
 
   /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError */
@@ -109,8 +110,8 @@ export class VmHost implements AsyncDisposable {
       for (const config of vms) added.push(await this.add(config));
       return added;
     } catch (error) {
-      for (const { name } of added) await this.remove(name);
-      // One that somebody else's VM has a function of by now stays. The first error is the outcome.
+      // Somebody else may have removed one by now, or use it. The first error is the outcome.
+      for (const { name } of added) await this.remove(name).catch(() => {});
       for (const name of opened) await this.subsystems.remove(name).catch(() => {});
       throw error;
     }
@@ -145,28 +146,29 @@ export class VmHost implements AsyncDisposable {
    * @throws Error where none is called so
    */
   async remove(name: string): Promise<number> {
-    const { machine, attached } = this.vm(name);
-    this.#expectQuiet(name);
-    this.#busy.add(name);
-    try {
+    const vm = this.vm(name);
+    const { machine, attached } = vm;
+    await this.#alone([vm], async () => {
       if (attached > 0) {
         this.#log(
           `VM ${name} ends: a VMM that is attached loses ${attached} functions, and its memory`,
         );
       }
-      const rids = machine.functions.map(({ rid }) => rid);
       this.#vms.delete(name);
-      try {
-        await machine[Symbol.asyncDispose]();
-      } finally {
-        for (const rid of rids) await this.#functions.get(rid)?.disks.disposeAsync();
-        for (const rid of rids) this.#functions.delete(rid);
+      const all = new AsyncDisposableStack();
+      for (const { rid } of machine.functions) {
+        const served = this.#functions.get(rid);
+        if (served !== undefined) all.use(served.disks);
+        this.#functions.delete(rid);
       }
-      this.recorder.vm(machine.vm, name, 'removed');
-      return attached;
-    } finally {
-      this.#busy.delete(name);
-    }
+      all.use(machine);
+      try {
+        await all.disposeAsync();
+      } finally {
+        this.recorder.vm(machine.vm, name, 'removed');
+      }
+    });
+    return attached;
   }
 
   /**
@@ -175,8 +177,8 @@ export class VmHost implements AsyncDisposable {
    * from guest to guest where those run and have root ports. A guest that has not got what is its VM's gets it.
    * With `clear` its DMA goes through no key.
    * @returns its requester ID, which is another one where it has moved
-   * @throws Error where there is no such function, the slot is not its VM's, it cannot be moved, or its VM has no
-   *   shared pages, as memory is plain; NotInGuestError where it has moved, and the guest that runs has not got it
+   * @throws Error where there is no such function, the slot is not its VM's, it cannot be moved, its VM boots from it,
+   *   or its VM has no shared pages, as memory is plain; NotInGuestError where it has moved, and the guest that runs has not got it
    */
   async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
     const from = this.#vmOf(rid);
@@ -231,8 +233,13 @@ export class VmHost implements AsyncDisposable {
     const errors: unknown[] = [];
     // Who waits for a guest is told that nothing will come.
     for (const { machine } of this.vms) machine.monitor[Symbol.dispose]();
-    await Promise.allSettled(this.#moves);
-    for (const { name } of this.vms) await this.remove(name).catch((error) => errors.push(error));
+    while (this.#vms.size > 0 || this.#changes.size > 0) {
+      // A function that moves is in no VM, and a VM that goes stands on what is to go after it.
+      await Promise.allSettled(this.#changes);
+      for (const name of this.#vms.keys()) {
+        await this.remove(name).catch((error) => errors.push(error));
+      }
+    }
     await this.subsystems[Symbol.asyncDispose]().catch((error) => errors.push(error));
     this.recorder[Symbol.dispose]();
     await this.platform[Symbol.asyncDispose]();
@@ -257,10 +264,16 @@ export class VmHost implements AsyncDisposable {
     if (plugged === undefined || served === undefined) {
       throw new Error(`expected a function to move, got ${formatRequesterId(rid)}, the VM's IOMMU`);
     }
+    if (from.config.boot?.value === plugged.address) {
+      throw new Error(
+        `expected a function that its VM can do without, got ${formatRequesterId(rid)}, which ${from.name} boots ` +
+          'from: remove that VM first',
+      );
+    }
     const moved = async (now: PluggedFunction) => {
       this.#functions.delete(rid);
       this.#functions.set(now.rid, served);
-      for (const vm of [from, to]) vm.command = await this.#command(vm.config, vm.machine);
+      await this.#planAnew(from, to);
       return now.rid;
     };
     try {
@@ -279,9 +292,15 @@ export class VmHost implements AsyncDisposable {
       // It may be out of the one and not in the other: what it was made of is free then.
       else if (!from.machine.functions.includes(plugged) && this.#functions.delete(rid)) {
         await served.disks.disposeAsync();
+        await this.#planAnew(from);
       }
       throw error;
     }
+  }
+
+  /** They have other functions than before. */
+  async #planAnew(...vms: readonly ServedVm[]): Promise<void> {
+    for (const vm of vms) vm.command = await this.#command(vm.config, vm.machine);
   }
 
   /** Nobody else changes these VMs meanwhile, and none of them ends. */
@@ -290,11 +309,11 @@ export class VmHost implements AsyncDisposable {
     this.#expectQuiet(...names);
     for (const name of names) this.#busy.add(name);
     const working = work();
-    this.#moves.add(working);
+    this.#changes.add(working);
     try {
       return await working;
     } finally {
-      this.#moves.delete(working);
+      this.#changes.delete(working);
       for (const name of names) this.#busy.delete(name);
     }
   }
