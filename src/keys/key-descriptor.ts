@@ -36,6 +36,7 @@ export async function keyIsWaiting(
           'write it to the other end, and close that',
       );
     }
-    await sleep(LOOK_AGAIN_MS);
+    // Who ends meanwhile does not stay for it.
+    await sleep(LOOK_AGAIN_MS, undefined, { ref: false });
   }
 }

@@ -1,5 +1,5 @@
-import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { chmodSync, closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -118,6 +118,27 @@ describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
     );
     running.child.kill('SIGTERM');
     expect((await running.ended).code).toBe(0);
+  });
+
+  test('SIGTERM does not wait for a key that does not come', async () => {
+    const { child, ended } = await serving(configured(sealed()));
+    const pipe = join(directory, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const descriptor = openSync(pipe, 'r+');
+    try {
+      const client = new ControlClient(controlSocket());
+      const loading = client.ask('key-load', { slot: 9 }, { descriptor }).catch(String);
+      // Answered by then: what it was asked for comes first.
+      using other = new ControlClient(controlSocket());
+      expect(await other.ask('keys', {})).toMatchObject([{ slot: 1 }]);
+      child.kill('SIGTERM');
+      await until(() => child.exitCode !== null, 20_000, 'it to end');
+      expect((await ended).code).toBe(0);
+      expect(await loading).toMatch(/ended the connection/);
+    } finally {
+      closeSync(descriptor);
+    }
+    expect(place.left).toEqual([]);
   });
 });
 
