@@ -88,7 +88,12 @@ export async function attachFunction(
   plugged: PluggedFunction,
   options: HotPlugOptions = {},
 ): Promise<void> {
-  if (plugged.server.connected || portOf(plugged.address) === undefined) return;
+  if (!plugged.server.connected) await giveBack(plugged, options);
+}
+
+/** Gives it to the guest that runs once more, that has just let go of it. @throws as {@link attachFunction} */
+export async function giveBack(plugged: PluggedFunction, options: HotPlugOptions): Promise<void> {
+  if (portOf(plugged.address) === undefined) return;
   using guest = await plugged.machine.monitor.open(options.patience);
   if (guest !== undefined) await attachTo(guest, plugged, options);
 }
@@ -196,8 +201,7 @@ function expectReachable(machine: Machine): void {
   );
 }
 
-/** @throws Error */
-export function expectFree(machine: Machine, place: RequesterId): void {
+function expectFree(machine: Machine, place: RequesterId): void {
   if (!machine.functions.some(({ address }) => address === place)) return;
   const name = formatRequesterId(place);
   throw new Error(`expected a free place for the function, got ${name}, which is taken there`);

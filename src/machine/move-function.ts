@@ -1,13 +1,6 @@
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
-import {
-  attachTo,
-  expectFree,
-  type HotPlugOptions,
-  letGo,
-  placeFor,
-  placesOf,
-} from './hot-plug.ts';
+import { attachTo, giveBack, type HotPlugOptions, letGo, placeFor, placesOf } from './hot-plug.ts';
 import type { Machine, PluggedFunction } from './machine.ts';
 
 export interface MoveOptions extends HotPlugOptions {
@@ -54,10 +47,13 @@ export async function moveFunction(
   using guest = await to.monitor.open(options.patience);
   const { address } = options;
   const places = address === undefined ? placesOf(to, plugged.address) : [address];
-  const place = await placeFor(to, places, guest, options);
+  await placeFor(to, places, guest, options);
   const kept = await letGo(plugged, options);
-  // The wait was long: what was free may be taken.
-  expectFree(to, place);
+  // The wait was long: what was free may be taken, and then the first guest gets the function back.
+  const place = await placeFor(to, places, guest, options).catch(async (error: unknown) => {
+    await giveBack(plugged, options).catch(({ message }: Error) => from.log(message));
+    throw error;
+  });
   from.unplug(plugged);
   if (kept !== undefined) {
     from.log(

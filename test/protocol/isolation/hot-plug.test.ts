@@ -9,6 +9,7 @@ import { Nvme } from '../../../src/devices/nvme/nvme.ts';
 import { NotInGuestError } from '../../../src/machine/hot-plug.ts';
 import type { Machine, PluggedFunction } from '../../../src/machine/machine.ts';
 import { formatRequesterId, parseRequesterId } from '../../../src/pci/requester-id.ts';
+import { portPlaces } from '../../../src/vm/root-ports.ts';
 import { MemoryStorage } from '../../unit/devices/nvme/memory-storage.ts';
 import { type Answer, done, letsGo, refused, ScriptedQemu } from '../vm/scripted-qemu.ts';
 import { Vms } from './vms.ts';
@@ -34,6 +35,7 @@ async function bench() {
   const two = await vms.machineWith({ rootPorts: 2 });
   const before = await vms.plug(one, disk(), '01:00.0');
 
+  const vmms = new Map([[before.plugged.address, before.vmm]]);
   /** Connects to what it is given, as QEMU does before it says that it is done. */
   const connects =
     (machine: Machine): Answer =>
@@ -41,14 +43,20 @@ async function bench() {
       const { path } = socket as { readonly path: string };
       const plugged = machine.functions.find(({ server }) => server.socketPath === path);
       if (plugged === undefined) return refused('nobody listens there');
-      await vms.connect(plugged);
+      vmms.set(plugged.address, (await vms.connect(plugged)).vmm);
       qemu.devices.add(String(id));
       return done;
     };
+  /** Its guest lets go of it, and it ends its connection. */
+  const disconnects: Answer = async (args, qemu) => {
+    const [, port = '0'] = /^port-(\d+)-function$/.exec(String(args.id)) ?? [];
+    await vmms.get(portPlaces(Number(port)).at(-1) ?? PORT_1)?.[Symbol.asyncDispose]();
+    return letsGo(args, qemu);
+  };
   /** A QEMU at a VM's socket. */
   const runs = async (machine: Machine, answers: Readonly<Record<string, Answer>> = {}) => {
     const qemu = await ScriptedQemu.at(machine.monitor.socketPath, 2, {
-      ...{ device_add: connects(machine), device_del: letsGo },
+      ...{ device_add: connects(machine), device_del: disconnects },
       ...answers,
     });
     ends.push(qemu);
@@ -59,7 +67,7 @@ async function bench() {
     const answers = [answer];
     return (args, qemu) => (answers.pop() ?? connects(machine))(args, qemu);
   };
-  return { vms, platform: vms.platform, one, two, before, log, runs, once };
+  return { vms, platform: vms.platform, one, two, before, log, runs, once, disconnects };
 }
 
 const nameOf = ({ rid }: PluggedFunction) => formatRequesterId(rid);
@@ -131,6 +139,35 @@ describe('between two guests that run a function', () => {
     expect([first.asked, second.asked]).toEqual([[], []]);
     expect(one.functions).toEqual([before.plugged]);
     expect(before.plugged.server.connected).toBe(true);
+  });
+
+  test('goes behind another port, or back, where its place is taken while the first lets go', async () => {
+    const { platform, one, two, before, log, runs, disconnects } = await bench();
+    const second = await runs(two);
+    const taken = [PORT_1];
+    const first = await runs(one, {
+      device_del: (args, self) => {
+        for (const port of taken) two.plug(new Edu(), port);
+        return disconnects(args, self);
+      },
+    });
+    const moved = await platform.move(before.plugged, two);
+    expect([nameOf(moved), moved.server.connected]).toEqual(['0001:02:00.0', true]);
+    await platform.move(moved, one);
+
+    for (const plugged of two.functions) two.unplug(plugged);
+    taken.push(PORT_2);
+    const [plugged] = one.functions;
+    if (plugged === undefined) throw new Error('expected the function to be back');
+    await expect(platform.move(plugged, two)).rejects.toThrow(/got none.* which is taken/);
+    expect(first.asked.slice(-2)).toEqual([
+      'device_del port-2-function',
+      'device_add port-2-function',
+    ]);
+    expect(one.functions).toEqual([plugged]);
+    expect(plugged.server.connected).toBe(true);
+    expect(second.asked.filter((asked) => asked.startsWith('device_add'))).toHaveLength(1);
+    expect(log).toEqual([]);
   });
 
   test('stays where it is when the second’s QEMU cannot be asked', async () => {

@@ -1,8 +1,10 @@
 /** `bind` between VMs of a service whose guests run; their QEMUs are scripts that speak QMP. */
-import { existsSync, readdirSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { Vmm } from '../../../src/client/vmm.ts';
+import { RunPlace } from '../cli/sealbus.ts';
 import { type Answer, done, letsGo, refused, ScriptedQemu } from '../vm/scripted-qemu.ts';
 import { type Bench, GPA, serviceBench, vmsOf } from './service-bench.ts';
 
@@ -144,4 +146,22 @@ test('while a guest is waited for its VMs change by nothing else, and the hostâ€
   await service[Symbol.asyncDispose]();
   expect(await binding).toBeInstanceOf(Error);
   expect(existsSync(path)).toBe(false);
+});
+
+test('sealbus bind says where the function goes, and sealbus inspect how many root ports there are', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'sealbus-ports-'));
+  using end = new DisposableStack();
+  end.defer(() => rmSync(directory, { recursive: true }));
+  const config = join(directory, 'vms.json');
+  const vm = { ...plain, 'root-ports': 2 };
+  writeFileSync(config, vmsOf({ name: 'alpha', ...vm }, { name: 'beta', ...vm }));
+  const place = end.use(new RunPlace());
+  await place.start(['serve', config, '--accel', 'tcg']).said(/^qemu-system|\/qemu-system/m);
+  const moved = await place.run(['bind', '0000:00:04.0', 'beta', '--at', '02:00.0']);
+  expect([moved.code, moved.stdout.toString()]).toEqual([0, '0001:02:00.0 goes through slot 2\n']);
+  const shown = (await place.run(['inspect', 'beta'])).stdout.toString();
+  expect(shown).toMatch(/^root ports: 2$/m);
+  expect(shown).toMatch(/^0001:02:00\.0 +0000:02:00\.0 /m);
+  const wrong = await place.run(['bind', '0001:02:00.0', '--clear', '--at', '01:00.0']);
+  expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining('a VM to go to 01:00.0')]);
 });
