@@ -1,11 +1,11 @@
 /** VMs of somebody else's QEMUs in this process, and the socket through which their owner speaks to them. */
 export { ConfigError, ConfigErrors, type ConfigPlace } from './config/config-place.ts';
-export {
-  type DeviceConfig,
-  type FunctionConfig,
-  parseServeConfig,
-  type ServeConfig,
-  type VmConfig,
+export { parseServeConfig } from './config/parse-serve-config.ts';
+export type {
+  DeviceConfig,
+  FunctionConfig,
+  ServeConfig,
+  VmConfig,
 } from './config/serve-config.ts';
 export type { NamespaceConfig, SubsystemConfig } from './config/subsystem-config.ts';
 export { ControlClient, ControlError } from './control/control-client.ts';

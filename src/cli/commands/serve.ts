@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { atPlace } from '../../serve/config/config-place.ts';
-import { parseServeConfig } from '../../serve/config/serve-config.ts';
+import { parseServeConfig } from '../../serve/config/parse-serve-config.ts';
 import { type MetricsAddress, parseMetricsAddress } from '../../serve/record/metrics-server.ts';
 import { Service } from '../../serve/service.ts';
 import { Interrupted } from '../exit-code.ts';

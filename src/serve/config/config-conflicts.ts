@@ -2,8 +2,8 @@ import { IOMMU_ADDRESS } from '../../machine/machine.ts';
 import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 import { checkPlace } from '../../vm/root-ports.ts';
 import { Claims } from './claims.ts';
-import { ConfigError } from './config-place.ts';
-import type { FunctionConfig, Placed, VmConfig } from './serve-config.ts';
+import { ConfigError, type Placed } from './config-place.ts';
+import type { FunctionConfig, VmConfig } from './serve-config.ts';
 
 /** The host bridge, and what is the chipset's and the agent's on bus 0. */
 const TAKEN = ['00:00', '00:1d', '00:1e', '00:1f'];

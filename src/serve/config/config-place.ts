@@ -8,6 +8,12 @@ export interface ConfigPlace {
   readonly field: string;
 }
 
+/** With where it stands, for errors. */
+export interface Placed<T> {
+  readonly place: ConfigPlace;
+  readonly value: T;
+}
+
 /** One thing that is wrong with a configuration, or that could not be had as it says. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';

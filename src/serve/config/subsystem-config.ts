@@ -2,9 +2,8 @@
 import { NAMESPACES_MAX } from '../../devices/nvme/nvme-options.ts';
 import { VIRTUAL_FUNCTIONS_MAX } from '../../devices/nvme/subsystem-place.ts';
 import type { CheckedNode } from './checked-node.ts';
-import type { ConfigPlace } from './config-place.ts';
+import type { ConfigPlace, Placed } from './config-place.ts';
 import { DISK_FIELDS, type DiskConfig, diskOf, diskOfFields } from './disk-config.ts';
-import type { Placed } from './serve-config.ts';
 
 export interface SubsystemConfig {
   readonly place: ConfigPlace;

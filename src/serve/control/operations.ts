@@ -6,7 +6,8 @@ import { checkKeyBits, type KeyBits, type SlotDescription } from '../../keys/slo
 import { gpa } from '../../memory/guest-memory.ts';
 import { formatRequesterId, parseRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 import { ConfigError } from '../config/config-place.ts';
-import { parseServeConfig, type ServeConfig } from '../config/serve-config.ts';
+import { parseServeConfig } from '../config/parse-serve-config.ts';
+import type { ServeConfig } from '../config/serve-config.ts';
 import { metricsText } from '../record/metrics.ts';
 import type { RecordLine } from '../record/record-line.ts';
 import type {

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
-import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
+import { parseServeConfig } from '../../../src/serve/config/parse-serve-config.ts';
 import { ControlClient } from '../../../src/serve/control/control-client.ts';
 import { Service } from '../../../src/serve/service.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { cachedPages } from '../../../src/ffi/page-cache.ts';
-import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
+import { parseServeConfig } from '../../../src/serve/config/parse-serve-config.ts';
 import { Service } from '../../../src/serve/service.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';
 import { until } from '../../protocol/cli/sealbus.ts';

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Vmm } from '../../../src/client/vmm.ts';
-import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
+import { parseServeConfig } from '../../../src/serve/config/parse-serve-config.ts';
 import { ControlClient } from '../../../src/serve/control/control-client.ts';
 import { Service, type ServiceOptions } from '../../../src/serve/service.ts';
 import { ensureParts } from '../../../src/setup/ensure-parts.ts';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
-import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
+import { parseServeConfig } from '../../../src/serve/config/parse-serve-config.ts';
 import type { VmHost } from '../../../src/serve/vm-host.ts';
 import { openStorage } from '../../../src/storage/open-storage.ts';
 import { type Bench, fileIn, MIB, serviceBench } from './service-bench.ts';

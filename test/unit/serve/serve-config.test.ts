@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 import { ConfigErrors } from '../../../src/serve/config/config-place.ts';
-import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
+import { parseServeConfig } from '../../../src/serve/config/parse-serve-config.ts';
 
 const parse = (text: string) => parseServeConfig(text, 'vms.yaml', '/etc/vms');
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { ConfigErrors } from '../../../src/serve/config/config-place.ts';
-import { parseServeConfig } from '../../../src/serve/config/serve-config.ts';
+import { parseServeConfig } from '../../../src/serve/config/parse-serve-config.ts';
 import type { KnownSubsystem } from '../../../src/serve/config/subsystem-conflicts.ts';
 
 const parse = (text: string, there: readonly KnownSubsystem[] = []) =>
