@@ -196,6 +196,13 @@ describe.skipIf(noSealedRam() !== undefined)('a VM that is served', () => {
     expect(service.host.recorder.lines).toHaveLength(length);
     expect((await client.ask('inspect', IN_VM)).shared?.bytes).toBe(0);
     expect((await client.ask('inspect', { vm: 'beta' })).shared).toBeNull();
+    // Without a key there is no content to be kept.
+    await client.ask('key-revoke', { slot: 'alpha' });
+    await expect(share({ keep: true })).rejects.toThrow(
+      /\(0 of 4096 bytes were converted before\)/,
+    );
+    const lines = service.host.recorder.lines.slice(length);
+    expect(lines.filter(({ event }) => event === 'pages')).toEqual([]);
   });
 
   test('a conversion that stops on its way is recorded as far as it came; another VM’s goes on', async () => {

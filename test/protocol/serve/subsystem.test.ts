@@ -267,6 +267,8 @@ describe('a namespace', () => {
       ...{ nsid: 2, function: null, heldBy: 1, vm: 'alpha', pending: true },
     });
     expect((await first.identity()).nsids).toEqual([2]);
+    const { functions } = await client.ask('subsystem-inspect', { subsystem: 'pool' });
+    expect(functions.map(({ namespaces }) => namespaces)).toEqual([[1], [2], [3], []]);
     // It is in a controller still, where its VM reads and writes it.
     await expect(assign(made, 2, 3)).rejects.toThrow(/controller that function 1 has now/);
     await expect(assign(made, 3, 1)).rejects.toThrow(/function 2's/);

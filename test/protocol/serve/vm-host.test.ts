@@ -103,6 +103,24 @@ describe('a configuration that cannot be had says why', () => {
   });
 });
 
+test('of two that bring a subsystem of one name at the same time one is refused', async () => {
+  const { service } = await bench(vm('alpha'));
+  const { host } = service;
+  const namespaces = [{ file: disk('read'), 'read-only': true }];
+  const one = { name: 'one', 'virtual-functions': 1, namespaces };
+  const both = await Promise.allSettled(
+    ['beta', 'gamma'].map((name) =>
+      host.addAll(config(host, { subsystems: [one], vms: [vm(name)] })),
+    ),
+  );
+  expect(both).toMatchObject([
+    { status: 'fulfilled' },
+    { reason: { message: expect.stringMatching(/expected a new name, got one/) } },
+  ]);
+  expect(host.vms.map(({ name }) => name)).toEqual(['alpha', 'beta']);
+  expect(host.subsystems.all.map(({ name }) => name)).toEqual(['pool', 'one']);
+});
+
 test('a function that its VM boots from is not moved away', async () => {
   const { client } = await bench(vm('alpha', 'pool', { boot: '00:05.0' }), vm('beta'));
   const before = await client.ask('inspect', { vm: 'alpha' });

@@ -155,30 +155,56 @@ test('while requests come it rests after each turn; while none comes it does not
   }
 });
 
-test('the duty of a rotation is how long its turns are beside its rests', async () => {
-  // Each step takes a sixteenth of a millisecond by the clock that turns are measured with; a rest is 1 ms.
+/**
+ * Each step takes an eighth of a millisecond by the clock that turns are measured with; a rest is 1 ms.
+ * @returns what waits for one turn, and says how many steps it had
+ */
+function stepping(): () => Promise<number> {
   const clock = vi.spyOn(performance, 'now');
   onTestFinished(() => clock.mockRestore());
   let now = 1000;
   clock.mockImplementation(() => now);
   serve = () => {
     requests++;
-    now += 1 / 16;
+    now += 1 / 8;
   };
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  return async () => {
+    const before = served;
+    // The first turn is an immediate, or comes after a rest; no other comes before the next rest is over.
+    vi.advanceTimersByTime(1);
+    await turns(20, () => served > before);
+    return served - before;
+  };
+}
+
+test('of several the largest duty holds, as long as that one runs', async () => {
+  const stepsOfTurn = stepping();
+  fill(SECOND);
+  fill(SLOT, PAGES / 2);
+  rotations.begin(SLOT, { duty: rotationDuty(50) });
+  rotations.begin(SECOND, { duty: rotationDuty(20) });
+  expect(await stepsOfTurn()).toBe(8);
+  expect(await stepsOfTurn()).toBe(8);
+  rotations.pause(SLOT);
+  expect(await stepsOfTurn()).toBe(2);
+  rotations.resume(SLOT);
+  expect(await stepsOfTurn()).toBe(8);
+  expect([stateOf(SLOT), stateOf(SECOND)]).toEqual(['running', 'running']);
+});
+
+test('the duty of a rotation is how long its turns are beside its rests', async () => {
+  const stepsOfTurn = stepping();
   for (const [duty, steps] of [
-    [20, 4],
-    [50, 16],
-    [75, 48],
-    [95, 128],
+    [20, 2],
+    [50, 8],
+    [75, 24],
+    // A turn is 10 ms at the most: what else there is to do waits for it.
+    [95, 80],
   ] as const) {
     fill(SLOT);
     rotations.begin(SLOT, { duty: rotationDuty(duty) });
-    const before = served;
-    // Its first turn is an immediate, or comes after a rest; no other comes before the next rest is over.
-    vi.advanceTimersByTime(1);
-    await turns(20, () => served > before);
-    expect(served - before, `${duty} %`).toBe(steps);
+    expect(await stepsOfTurn(), `${duty} %`).toBe(steps);
     keys.revoke(SLOT);
     rotations.drop(SLOT);
     keys.destroy(SLOT);
