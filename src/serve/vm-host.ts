@@ -16,6 +16,7 @@ import type { FunctionPlace } from './served-subsystem.ts';
 import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
 import { type BoundRange, type BoundSlot, SlotBindings } from './slot-bindings.ts';
 import { Subsystems } from './subsystems.ts';
+import { VmChanges } from './vm-changes.ts';
 
 export interface VmHostOptions {
   readonly parts: Parts;
@@ -60,10 +61,8 @@ export class VmHost implements AsyncDisposable {
   readonly #vms = new Map<string, ServedVm>();
   /** By their requester IDs. */
   readonly #functions = new Map<RequesterId, ServedFunction>();
-  /** Names of VMs that come or go. */
-  readonly #busy = new Set<string>();
-  /** Functions that move and VMs that go, at this moment. */
-  readonly #changes = new Set<Promise<unknown>>();
+  /** VMs that come or go, or whose functions move. */
+  readonly #changes = new VmChanges();
   #closed = false;
 
   /** @throws FuseUnavailable where memory cannot be sealed here; MemoryError */
@@ -126,18 +125,14 @@ export class VmHost implements AsyncDisposable {
   async add(config: VmConfig): Promise<ServedVm> {
     const { name, place } = config;
     if (this.#closed) throw ended(place);
-    if (this.#vms.has(name) || this.#busy.has(name)) {
+    if (this.#vms.has(name) || this.#changes.has(name)) {
       throw new ConfigError(place, `expected a new name, got ${name}, which is a VM's already`);
     }
-    this.#busy.add(name);
-    try {
-      const vm = await this.#make(config);
-      this.#vms.set(name, vm);
-      this.recorder.vm(vm.machine.vm, name, 'added');
-      return vm;
-    } finally {
-      this.#busy.delete(name);
-    }
+    using _kept = this.#changes.keep(name);
+    const vm = await this.#make(config);
+    this.#vms.set(name, vm);
+    this.recorder.vm(vm.machine.vm, name, 'added');
+    return vm;
   }
 
   /**
@@ -148,7 +143,7 @@ export class VmHost implements AsyncDisposable {
   async remove(name: string): Promise<number> {
     const vm = this.vm(name);
     const { machine, attached } = vm;
-    await this.#alone([vm], async () => {
+    await this.#changes.alone([name], async () => {
       if (attached > 0) {
         this.#log(
           `VM ${name} ends: a VMM that is attached loses ${attached} functions, and its memory`,
@@ -193,9 +188,9 @@ export class VmHost implements AsyncDisposable {
     const { at } = target;
     const to = this.vm(target.vm);
     if (from !== to || at !== undefined) {
-      return await this.#alone([from, to], () => this.#move(rid, from, to, at));
+      return await this.#changes.alone([from.name, to.name], () => this.#move(rid, from, to, at));
     }
-    return await this.#alone([to], async () => {
+    return await this.#changes.alone([to.name], async () => {
       this.bindings.bind(rid, to, to.machine.slot);
       const plugged = to.machine.functions.find((one) => one.rid === rid);
       if (plugged !== undefined) await to.machine.attach(plugged);
@@ -233,9 +228,9 @@ export class VmHost implements AsyncDisposable {
     const errors: unknown[] = [];
     // Who waits for a guest is told that nothing will come.
     for (const { machine } of this.vms) machine.monitor[Symbol.dispose]();
-    while (this.#vms.size > 0 || this.#changes.size > 0) {
+    while (this.#vms.size > 0 || this.#changes.underWay) {
       // A function that moves is in no VM, and a VM that goes stands on what is to go after it.
-      await Promise.allSettled(this.#changes);
+      await this.#changes.settled();
       for (const name of this.#vms.keys()) {
         await this.remove(name).catch((error) => errors.push(error));
       }
@@ -301,21 +296,6 @@ export class VmHost implements AsyncDisposable {
   /** They have other functions than before. */
   async #planAnew(...vms: readonly ServedVm[]): Promise<void> {
     for (const vm of vms) vm.command = await this.#command(vm.config, vm.machine);
-  }
-
-  /** Nobody else changes these VMs meanwhile, and none of them ends. */
-  async #alone<T>(vms: readonly ServedVm[], work: () => Promise<T>): Promise<T> {
-    const names = vms.map(({ name }) => name);
-    this.#expectQuiet(...names);
-    for (const name of names) this.#busy.add(name);
-    const working = work();
-    this.#changes.add(working);
-    try {
-      return await working;
-    } finally {
-      this.#changes.delete(working);
-      for (const name of names) this.#busy.delete(name);
-    }
   }
 
   /** A VM with all that the configuration says, or nothing of it. */
@@ -395,12 +375,6 @@ export class VmHost implements AsyncDisposable {
   #command(config: VmConfig, machine: Machine): Promise<PrintedCommand> {
     const { parts, accelerator = 'auto' } = this.#options;
     return printedCommand(config, machine, parts.qemu, accelerator);
-  }
-
-  #expectQuiet(...names: readonly string[]): void {
-    const busy = names.find((name) => this.#busy.has(name));
-    if (busy === undefined) return;
-    throw new Error(`expected a VM at rest, got ${busy}, which changes at this moment: try again`);
   }
 }
 
