@@ -9,7 +9,7 @@ import {
   parseDocument,
   type Scalar,
 } from 'yaml';
-import { ConfigError, type ConfigPlace } from './config-place.ts';
+import { CONFIG_ERRORS_MAX, ConfigError, type ConfigPlace } from './config-place.ts';
 
 /** What is longer is no configuration of ours. */
 const TEXT_BYTES_MAX = 1024 * 1024;
@@ -46,8 +46,10 @@ export class CheckedNode {
     // Of the two tags and schemas that YAML has, those that JSON is a part of.
     const document = parseDocument<ParsedNode>(text, {
       ...{ lineCounter: lines, version: '1.2', schema: 'core', prettyErrors: false },
+      // Looked for in `fields`: here each key would be compared with all before it.
+      uniqueKeys: false,
     });
-    for (const { message, pos } of document.errors) {
+    for (const { message, pos } of document.errors.slice(0, CONFIG_ERRORS_MAX + 1)) {
       const { line } = lines.linePos(pos[0]);
       source.errors.push(new ConfigError({ ...start, line }, `expected YAML, got: ${message}`));
     }
@@ -60,9 +62,10 @@ export class CheckedNode {
     this.place = place;
   }
 
-  /** Notes that something is wrong with it. */
+  /** Notes that something is wrong with it, unless too much is already. */
   wrong(words: string): undefined {
-    this.#source.errors.push(new ConfigError(this.place, words));
+    const { errors } = this.#source;
+    if (errors.length <= CONFIG_ERRORS_MAX) errors.push(new ConfigError(this.place, words));
     return undefined;
   }
 
@@ -82,8 +85,13 @@ export class CheckedNode {
         key,
         this.place.field === '' ? name : `${this.place.field}.${name}`,
       );
-      if (names.includes(name as Name)) found[name as Name] = child;
-      else child.wrong(`expected one of ${names.join(', ')}, got an unknown field`);
+      if (!names.includes(name as Name)) {
+        child.wrong(`expected one of ${names.join(', ')}, got an unknown field`);
+      } else if (found[name as Name] !== undefined) {
+        child.wrong(`expected ${name} once, got it again`);
+      } else {
+        found[name as Name] = child;
+      }
     }
     return found;
   }

@@ -26,14 +26,19 @@ export class ConfigError extends Error {
   }
 }
 
-/** All that is wrong with a configuration, a line each. */
+/** Whoever sent nothing but mistakes must not have us say so many back. */
+export const CONFIG_ERRORS_MAX = 100;
+
+/** All that is wrong with a configuration, a line each, as far as that is not more than {@link CONFIG_ERRORS_MAX}. */
 export class ConfigErrors extends Error {
   override readonly name = 'ConfigErrors';
   readonly errors: readonly ConfigError[];
 
   constructor(errors: readonly ConfigError[]) {
-    super(errors.map(({ message }) => message).join('\n'));
-    this.errors = errors;
+    const told = errors.slice(0, CONFIG_ERRORS_MAX);
+    const more = errors.length > told.length ? ['and more: mend these first'] : [];
+    super([...told.map(({ message }) => message), ...more].join('\n'));
+    this.errors = told;
   }
 }
 

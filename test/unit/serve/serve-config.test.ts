@@ -111,7 +111,7 @@ describe('what is wrong is named by its line and its field:', () => {
       vm('    sise: 1G'),
       /^3: vms\[0\]\.sise: expected one of .*unknown field$/,
     ],
-    ['a field twice', vm('    name: b'), /^3: expected YAML, got: Map keys must be unique/],
+    ['a field twice', vm('    name: b'), /^3: vms\[0\]\.name: expected name once, got it again$/],
     ['a size of nothing', vm('    size: 3'), /^3: vms\[0\]\.size: expected a size in whole MiB/],
     ['a slot too high', vm('    slot: 4096'), /^3: vms\[0\]\.slot: .*from 0 to 4095, got 4096$/],
     [
@@ -241,6 +241,17 @@ describe('what is wrong is named by its line and its field:', () => {
   test('the same place in two VMs is nothing wrong', () => {
     const vm = (name: string) => ({ name, functions: [{ device: 'edu', at: '00:04.0' }] });
     expect(parse(JSON.stringify({ vms: [vm('a'), vm('b')] })).vms).toHaveLength(2);
+  });
+
+  test.each([
+    ['unknown fields', `{${Array.from({ length: 45_000 }, (_, at) => `f${at}`)}}`],
+    ['one field again and again', `{${Array.from({ length: 60_000 }, () => 'vms')}}`],
+    ['anchors', '&a '.repeat(80_000)],
+    ['VMs without a name', `vms: [${'{},'.repeat(4000)}]`],
+    ['VMs of one name', `vms: [${'{name: a},'.repeat(4000)}]`],
+  ])('of %s without end some are told, and that there are more', (_, text) => {
+    expect(wrong(text)).toHaveLength(100);
+    expect(() => parse(text)).toThrow(/^(.+\n){100}and more: mend these first$/);
   });
 
   test('all of it is told at once', () => {
