@@ -33,8 +33,9 @@ export async function metricsText(
 ): Promise<string> {
   const { platform, recorder, vms } = host;
   const { iommu, keys } = platform;
+  // Of one that has gone its number, as no name can be: each series comes once.
   const name = (vm: number | null) =>
-    vms.find(({ machine }) => machine.vm === vm)?.name ?? (vm === null ? '' : `vm${vm}`);
+    vms.find(({ machine }) => machine.vm === vm)?.name ?? (vm === null ? '' : `#${vm}`);
   const states = new Map<string, number>();
   for (const { state } of keys.list()) states.set(state, (states.get(state) ?? 0) + 1);
 

@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { Iova } from '../../../src/pci/dma-port.ts';
 import { parseRequesterId } from '../../../src/pci/requester-id.ts';
 import { parseServeConfig } from '../../../src/serve/config/parse-serve-config.ts';
 import type { VmHost } from '../../../src/serve/vm-host.ts';
@@ -141,6 +142,28 @@ test('a VM whose function went nowhere is planned without it', async () => {
   await expect(client.ask('bind', { rid: '00:05.0', target: 'beta' })).rejects.toThrow(/no socket/);
   rmSync(inTheWay);
   expect((await client.ask('inspect', { vm: 'alpha' })).command).not.toContain(socket);
+});
+
+test('what a VM that has gone was refused is counted apart from what a VM of whatever name is', async () => {
+  const functions = [{ device: 'edu', at: '00:04.0' }];
+  const { client, service } = await bench(vm('alpha', undefined, { functions }));
+  const { host } = service;
+  const refusedTo = (name: string) => {
+    const port = host.vm(name).machine.functions[0]?.port;
+    expect(() => port?.readInto(0 as Iova, new Uint8Array(16))).toThrow();
+  };
+  refusedTo('alpha');
+  await host.remove('alpha');
+  for (const name of ['alpha', 'vm1']) {
+    await host.addAll(config(host, { vms: [vm(name, undefined, { functions })] }));
+    refusedTo(name);
+  }
+  const refused = (await client.ask('metrics', {})).match(/^sealbus_dma_refused_total\{.*/gm);
+  expect(refused).toEqual(
+    ['#1', 'alpha', 'vm1'].map(
+      (name) => `sealbus_dma_refused_total{vm="${name}",reason="bus-master-disabled"} 1`,
+    ),
+  );
 });
 
 test('functions bound to a slot that was filled anew are in the record', async () => {
