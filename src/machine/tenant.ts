@@ -97,8 +97,8 @@ export class Tenant implements AsyncDisposable {
       map,
       unmap: (region) => {
         unmap(region);
-        // A VMM that goes leaves pages that it had mapped, which stayed in the cache when the keys went.
-        if (!this.#hasKeys) this.#dropCache();
+        // A VMM that lets go of RAM leaves pages that it had mapped, which stayed in the cache when the keys went.
+        if (!this.#hasKeys && memory.regions.all.length === 0) this.#dropCache();
       },
     };
     return { memory, regions };
