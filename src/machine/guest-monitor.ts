@@ -9,6 +9,12 @@ export interface GuestConnection extends Disposable {
   readonly qmp: QmpClient;
 }
 
+/** QEMU takes one client at a time: whoever needs it while it is open has the same one. */
+interface SharedConnection {
+  readonly opening: Promise<QmpConnection | undefined>;
+  users: number;
+}
+
 /**
  * How to speak to the QEMU of a machine's guest while it runs: one that the machine has booted, or one of somebody
  * else's that listens at a socket of ours, if it was told to.
@@ -16,9 +22,9 @@ export interface GuestConnection extends Disposable {
 export class GuestMonitor implements Disposable {
   /** Where a QEMU that somebody else starts is to listen with QMP; only its owner reaches the directory. */
   readonly socketPath: string;
-  readonly #open = new Set<QmpConnection>();
+  readonly #end = new AbortController();
+  #shared: SharedConnection | undefined;
   #own: VirtualMachine | undefined;
-  #closed = false;
 
   constructor(socketPath: string) {
     this.socketPath = socketPath;
@@ -36,33 +42,58 @@ export class GuestMonitor implements Disposable {
   async open({
     greetingMs = hotPlugPatience.greetingMs,
   } = {}): Promise<GuestConnection | undefined> {
-    this.#expectUp();
+    this.expectUp();
     const own = this.#own;
     if (own !== undefined) {
       return own.running ? { qmp: own.qmp, [Symbol.dispose]: () => {} } : undefined;
     }
-    const connection = await connectQmp(this.socketPath, greetingMs);
+    this.#shared ??= this.#connect(greetingMs);
+    const shared = this.#shared;
+    shared.users++;
+    using share = new DisposableStack();
+    share.defer(() => this.#release(shared));
+    const connection = await shared.opening.catch((error: unknown) => {
+      this.expectUp();
+      throw error;
+    });
+    this.expectUp();
     if (connection === undefined) return undefined;
-    if (this.#closed) connection[Symbol.dispose]();
-    this.#expectUp();
-    this.#open.add(connection);
-    return {
-      qmp: connection.qmp,
-      [Symbol.dispose]: () => {
-        this.#open.delete(connection);
-        connection[Symbol.dispose]();
-      },
-    };
+    const held = share.move();
+    return { qmp: connection.qmp, [Symbol.dispose]: () => held.dispose() };
   }
 
-  /** Whoever waits for an answer on a connection of ours is told that it has ended. */
+  /** @throws VmError where its machine ends */
+  expectUp(): void {
+    if (!this.#end.signal.aborted) return;
+    throw new VmError('expected a machine that is up, got one that ends');
+  }
+
+  /** Whoever waits on a connection of ours, for its greeting or an answer, is told that it has ended. */
   [Symbol.dispose](): void {
-    this.#closed = true;
-    for (const connection of this.#open) connection[Symbol.dispose]();
-    this.#open.clear();
+    this.#end.abort();
   }
 
-  #expectUp(): void {
-    if (this.#closed) throw new VmError('expected a machine that is up, got one that ends');
+  #connect(greetingMs: number): SharedConnection {
+    const opening = connectQmp(this.socketPath, greetingMs, this.#end.signal);
+    const shared = { opening, users: 0 };
+    opening.then(
+      // Whoever comes after its end is to have another.
+      (connection) => connection?.qmp.gone.then(() => this.#forget(shared)),
+      () => {}, // who waits for it is told
+    );
+    return shared;
+  }
+
+  #release(shared: SharedConnection): void {
+    if (--shared.users > 0) return;
+    this.#forget(shared);
+    shared.opening.then(
+      (connection) => connection?.[Symbol.dispose](),
+      () => {},
+    );
+  }
+
+  #forget(shared: SharedConnection): void {
+    if (this.#shared === shared) this.#shared = undefined;
   }
 }

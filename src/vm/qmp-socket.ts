@@ -1,4 +1,5 @@
 /** QEMU's QMP where it listens at a UNIX socket (a chardev with server=on): for one client at a time. */
+import { addAbortListener } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { QmpClient } from './qmp.ts';
 import { VmError, VmTimeoutError } from './vm-error.ts';
@@ -9,15 +10,21 @@ export interface QmpConnection extends Disposable {
 }
 
 /**
+ * @param signal ends it, whoever has it, and the wait for the greeting
  * @returns undefined where nobody listens there: QEMU has ended, or is none that was started with it
  * @throws VmTimeoutError where it does not greet; VmError where what listens is no QMP, or cannot be reached
  */
 export async function connectQmp(
   path: string,
   greetingMs: number,
+  signal?: AbortSignal,
 ): Promise<QmpConnection | undefined> {
   const socket = await connected(path);
   if (socket === undefined) return undefined;
+  if (signal !== undefined) {
+    const heard = addAbortListener(signal, () => socket.destroy());
+    socket.once('close', () => heard[Symbol.dispose]());
+  }
   try {
     const qmp = await QmpClient.connect(socket, greetingMs);
     return { qmp, [Symbol.dispose]: () => socket.destroy() };

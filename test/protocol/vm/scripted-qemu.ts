@@ -22,7 +22,10 @@ export const letsGo: Answer = ({ id }, qemu) => {
   return done;
 };
 
-/** The QMP of a QEMU that says what a test wants said, at a socket. It knows the devices that it was given. */
+/**
+ * The QMP of a QEMU that says what a test wants said, at a socket: to one client at a time, as QEMU does; the next
+ * waits for its greeting until that one has gone. It knows the devices that it was given.
+ */
 export class ScriptedQemu implements AsyncDisposable {
   /** Commands in the order in which they came, with the device that they are about. */
   readonly asked: string[] = [];
@@ -30,6 +33,7 @@ export class ScriptedQemu implements AsyncDisposable {
   readonly devices: Set<string>;
   readonly #server = createServer((socket) => this.#serve(socket));
   readonly #clients = new Set<Socket>();
+  readonly #waiting: Socket[] = [];
   readonly #answers: Readonly<Record<string, Answer>>;
   readonly #greets: boolean;
 
@@ -91,8 +95,22 @@ export class ScriptedQemu implements AsyncDisposable {
 
   #serve(socket: Socket): void {
     this.#clients.add(socket);
-    socket.on('close', () => this.#clients.delete(socket)).on('error', () => {});
-    if (!this.#greets) return;
+    this.#waiting.push(socket);
+    socket
+      .on('error', () => {})
+      .on('close', () => {
+        this.#clients.delete(socket);
+        const first = this.#waiting.indexOf(socket) === 0;
+        this.#waiting.splice(this.#waiting.indexOf(socket), 1);
+        if (first) this.#greet();
+      });
+    if (this.#waiting.length === 1) this.#greet();
+  }
+
+  /** Whoever is first in line. */
+  #greet(): void {
+    const [socket] = this.#waiting;
+    if (!this.#greets || socket === undefined) return;
     const version = { qemu: { major: 11, minor: 1, micro: 3 } };
     socket.write(`${JSON.stringify({ QMP: { version, capabilities: [] } })}\r\n`);
     let text = '';
