@@ -8,10 +8,10 @@ import {
   namedDevices,
   removeDevice,
 } from '../vm/hot-plug.ts';
-import { checkPlace, functionId, portId, portOf, portPlaces } from '../vm/root-ports.ts';
+import { functionId, portId, portOf, portPlaces } from '../vm/root-ports.ts';
 import { VmError } from '../vm/vm-error.ts';
 import type { GuestConnection } from './guest-monitor.ts';
-import type { Machine, PluggedFunction } from './machine.ts';
+import type { Machine, PluggedFunction, ReservedPlace } from './machine.ts';
 
 export interface HotPlugOptions {
   /** {@link hotPlugPatience} where not given. */
@@ -54,8 +54,8 @@ export async function hotPlugFunction(
       `expected a guest of VM ${machine.vm} that runs, got none: plug the function in, for the guest to find at its boot`,
     );
   }
-  const place = await placeFor(machine, [address], guest, options);
-  const plugged = machine.plug(endpoint, place);
+  using place = await placeFor(machine, [address], guest, options);
+  const plugged = plugAt(machine, place, endpoint);
   try {
     await give(plugged, guest, options);
     return plugged;
@@ -142,8 +142,8 @@ async function askToLetGo(
 }
 
 /**
- * The first of some places that a machine can take a function at: at any that is free where no guest runs, behind a
- * free root port where one does.
+ * Reserves the first of some places that a machine can take a function at: at any that is free where no guest runs,
+ * behind a free root port where one does.
  * @param guest that of a guest that runs
  * @throws RangeError, Error with what is wrong with the last of them; VmError, QmpError
  */
@@ -151,17 +151,15 @@ export async function placeFor(
   machine: Machine,
   places: readonly RequesterId[],
   guest: GuestConnection | undefined,
-  { patience }: HotPlugOptions,
-): Promise<RequesterId> {
-  if (guest === undefined) expectReachable(machine);
-  const named = guest && (await namedDevices(guest.qmp, { ...hotPlugPatience, ...patience }));
+  options: HotPlugOptions,
+): Promise<ReservedPlace> {
+  const named = await devicesOf(machine, guest, options);
   let wrong: unknown;
   for (const place of places) {
     try {
-      checkPlace(place, machine.rootPorts);
-      expectFree(machine, place);
+      machine.expectFree(place);
       if (named !== undefined) expectFreePort(machine, place, named);
-      return place;
+      return machine.reserve(place);
     } catch (error) {
       wrong = error;
     }
@@ -171,6 +169,30 @@ export async function placeFor(
   throw new Error(
     `expected a place for the function in VM ${machine.vm}, got none. The last: ${last}`,
   );
+}
+
+/**
+ * Looks once more at a place that was reserved: the machine or its guest may have ended meanwhile, and others may
+ * have given that guest something. @throws as {@link placeFor}
+ */
+export async function expectStill(
+  machine: Machine,
+  { address }: ReservedPlace,
+  guest: GuestConnection | undefined,
+  options: HotPlugOptions,
+): Promise<void> {
+  const named = await devicesOf(machine, guest, options);
+  if (named !== undefined) expectFreePort(machine, address, named);
+}
+
+/** Plugs a function in where a place is kept for it. @throws as Machine.plug */
+export function plugAt(
+  machine: Machine,
+  place: ReservedPlace,
+  endpoint: PciEndpoint,
+): PluggedFunction {
+  place[Symbol.dispose]();
+  return machine.plug(endpoint, place.address);
 }
 
 /** Its own place, if that can be had there, else any root port's. */
@@ -191,6 +213,20 @@ async function give(
   );
 }
 
+/** Names of what its QEMU has; undefined where no guest runs. @throws VmError, QmpError */
+async function devicesOf(
+  machine: Machine,
+  guest: GuestConnection | undefined,
+  { patience }: HotPlugOptions,
+): Promise<ReadonlySet<string> | undefined> {
+  machine.monitor.expectUp();
+  if (guest !== undefined) {
+    return await namedDevices(guest.qmp, { ...hotPlugPatience, ...patience });
+  }
+  expectReachable(machine);
+  return undefined;
+}
+
 /** A guest that runs and cannot be asked is not taken for one that is off. */
 function expectReachable(machine: Machine): void {
   const { rootPorts, monitor, vm } = machine;
@@ -199,12 +235,6 @@ function expectReachable(machine: Machine): void {
     `expected the QEMU that VM ${vm} is attached to at ${monitor.socketPath} with its QMP, got nobody there: ` +
       'start it by the command that is printed, or end it first',
   );
-}
-
-function expectFree(machine: Machine, place: RequesterId): void {
-  if (!machine.functions.some(({ address }) => address === place)) return;
-  const name = formatRequesterId(place);
-  throw new Error(`expected a free place for the function, got ${name}, which is taken there`);
 }
 
 /** What a guest has not let go of stays in its port, whoever has pulled it out. */

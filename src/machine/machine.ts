@@ -74,6 +74,12 @@ export interface MachineOptions {
 
 export { IOMMU_ADDRESS, type PluggedFunction };
 
+/** A place that nobody else is given until this is disposed of. */
+export interface ReservedPlace extends Disposable {
+  /** As the guest has it. */
+  readonly address: RequesterId;
+}
+
 /**
  * One VM with its devices: guest memory, its key slot, the IOMMU before it, and the functions that
  * are plugged in; alone, or on a platform with others. It starts what listens, so that QEMU comes last and goes first.
@@ -102,6 +108,8 @@ export class Machine implements AsyncDisposable {
   /** A guest would go on with what is in the page cache until it misses, and die of SIGBUS then. */
   readonly #onLost = (): void => this.#guest?.fail(this.platform.lost.reason);
   readonly #functions: PluggedFunction[] = [];
+  /** Addresses that functions are on their way to. */
+  readonly #reserved = new Set<RequesterId>();
   #guest: VirtualMachine | undefined;
   #closed = false;
 
@@ -222,11 +230,8 @@ export class Machine implements AsyncDisposable {
   plug(endpoint: PciEndpoint, address: RequesterId, socketPath?: string): PluggedFunction {
     if (this.#closed) throw new Error('expected a machine that is up, got one that has ended');
     const rid = this.#tenant.rid(address);
-    checkPlace(address, this.rootPorts);
+    this.expectFree(address);
     const name = formatRequesterId(rid);
-    if (this.#functions.some((other) => other.rid === rid)) {
-      throw new Error(`expected a free place for the function, got ${name}, which is taken`);
-    }
     const { memory, regions } = this.#tenant.memory();
     const port = this.iommu.port(rid, memory);
     const inner = portOf(address) === undefined ? endpoint : MsiForMsix.around(endpoint);
@@ -253,6 +258,29 @@ export class Machine implements AsyncDisposable {
     this.#functions.push(plugged);
     undo.move();
     return plugged;
+  }
+
+  /** @throws RangeError where there is no such place; Error where it is taken, or kept for another */
+  expectFree(address: RequesterId): void {
+    const name = formatRequesterId(this.#tenant.rid(address));
+    checkPlace(address, this.rootPorts);
+    if (this.#reserved.has(address) || this.#functions.some((one) => one.address === address)) {
+      throw new Error(`expected a free place for the function, got ${name}, which is taken`);
+    }
+  }
+
+  /** Keeps a place for a function that is on its way there. @throws as {@link expectFree} */
+  reserve(address: RequesterId): ReservedPlace {
+    this.expectFree(address);
+    this.#reserved.add(address);
+    let kept = true;
+    return {
+      address,
+      [Symbol.dispose]: () => {
+        if (kept) this.#reserved.delete(address);
+        kept = false;
+      },
+    };
   }
 
   /**

@@ -1,6 +1,15 @@
 import type { PciEndpoint } from '../pci/endpoint.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
-import { attachTo, giveBack, type HotPlugOptions, letGo, placeFor, placesOf } from './hot-plug.ts';
+import {
+  attachTo,
+  expectStill,
+  giveBack,
+  type HotPlugOptions,
+  letGo,
+  placeFor,
+  placesOf,
+  plugAt,
+} from './hot-plug.ts';
 import type { Machine, PluggedFunction } from './machine.ts';
 
 export interface MoveOptions extends HotPlugOptions {
@@ -47,11 +56,12 @@ export async function moveFunction(
   using guest = await to.monitor.open(options.patience);
   const { address } = options;
   const places = address === undefined ? placesOf(to, plugged.address) : [address];
-  await placeFor(to, places, guest, options);
+  using place = await placeFor(to, places, guest, options);
   const kept = await letGo(plugged, options);
-  // The wait was long: what was free may be taken, and then the first guest gets the function back.
-  const place = await placeFor(to, places, guest, options).catch(async (error: unknown) => {
-    await giveBack(plugged, options).catch(({ message }: Error) => from.log(message));
+  await expectStill(to, place, guest, options).catch(async (error: unknown) => {
+    if (kept === undefined) {
+      await giveBack(plugged, options).catch(({ message }: Error) => from.log(message));
+    }
     throw error;
   });
   from.unplug(plugged);
@@ -61,7 +71,7 @@ export async function moveFunction(
     );
   }
   const next = (await endpoint.handOver?.()) ?? options.endpoint;
-  const moved = to.plug(options.endpoint ?? (next as PciEndpoint), place);
+  const moved = plugAt(to, place, options.endpoint ?? (next as PciEndpoint));
   if (guest !== undefined) await attachTo(guest, moved, options);
   return moved;
 }

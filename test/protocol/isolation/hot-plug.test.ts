@@ -141,32 +141,113 @@ describe('between two guests that run a function', () => {
     expect(before.plugged.server.connected).toBe(true);
   });
 
-  test('goes behind another port, or back, where its place is taken while the first lets go', async () => {
+  test('has its place kept while the first lets go, and is given back where that is taken in the guest', async () => {
     const { platform, one, two, before, log, runs, disconnects } = await bench();
     const second = await runs(two);
-    const taken = [PORT_1];
+    const refusals: unknown[] = [];
+    const meanwhile = [
+      () => {
+        for (const port of [PORT_1, PORT_2]) {
+          try {
+            two.plug(new Edu(), port);
+          } catch (error) {
+            refusals.push(error);
+          }
+        }
+      },
+      () => second.has(1),
+    ];
     const first = await runs(one, {
       device_del: (args, self) => {
-        for (const port of taken) two.plug(new Edu(), port);
+        meanwhile.shift()?.();
         return disconnects(args, self);
       },
     });
     const moved = await platform.move(before.plugged, two);
-    expect([nameOf(moved), moved.server.connected]).toEqual(['0001:02:00.0', true]);
-    await platform.move(moved, one);
+    expect([nameOf(moved), moved.server.connected]).toEqual(['0001:01:00.0', true]);
+    expect(refusals.map(String)).toEqual([expect.stringMatching(/0001:01:00.0, which is taken/)]);
 
-    for (const plugged of two.functions) two.unplug(plugged);
-    taken.push(PORT_2);
-    const [plugged] = one.functions;
-    if (plugged === undefined) throw new Error('expected the function to be back');
-    await expect(platform.move(plugged, two)).rejects.toThrow(/got none.* which is taken/);
+    const plugged = await platform.move(moved, one);
+    await expect(platform.move(plugged, two)).rejects.toThrow(/the guest still has/);
     expect(first.asked.slice(-2)).toEqual([
-      'device_del port-2-function',
-      'device_add port-2-function',
+      'device_del port-1-function',
+      'device_add port-1-function',
     ]);
     expect(one.functions).toEqual([plugged]);
     expect(plugged.server.connected).toBe(true);
     expect(second.asked.filter((asked) => asked.startsWith('device_add'))).toHaveLength(1);
+    expect(log).toEqual([]);
+    // The place is nobody's again.
+    second.devices.delete('port-1-function');
+    expect(nameOf(await platform.move(plugged, two))).toBe('0001:01:00.0');
+  });
+
+  test('goes behind another port of its own VM', async () => {
+    const { platform, one, before, log, runs } = await bench();
+    const first = await runs(one);
+    first.has(1);
+    const moved = await platform.move(before.plugged, one, { address: PORT_2 });
+    expect([nameOf(moved), moved.server.connected]).toEqual(['0000:02:00.0', true]);
+    expect(first.asked).toEqual(['device_del port-1-function', 'device_add port-2-function']);
+    expect(log).toEqual([]);
+  });
+
+  test('takes a place of its own where two come at once, and stays where there is one place alone', async () => {
+    const { vms, platform, one, two, before, log, runs } = await bench();
+    const third = await vms.machineWith({ rootPorts: 2 });
+    const beside = await vms.plug(third, disk(), '01:00.0');
+    const others = [await runs(one), await runs(third, { device_del: letsGo })];
+    for (const qemu of others) qemu.has(1);
+    const second = await runs(two);
+    const both = () => [before, beside].map(({ plugged }) => platform.move(plugged, two));
+    second.has(2);
+    const [first, late] = await Promise.allSettled(both());
+    expect([first?.status, late?.status]).toEqual(['fulfilled', 'rejected']);
+    expect(others[1]?.asked).toEqual([]);
+    expect(third.functions).toEqual([beside.plugged]);
+
+    second.devices.delete('port-2-function');
+    const [plugged] = two.functions;
+    const back = plugged && (await platform.move(plugged, one));
+    if (back === undefined) throw new Error('expected the function to have moved');
+    const moved = await Promise.all([back, beside.plugged].map((each) => platform.move(each, two)));
+    expect(moved.map(nameOf).sort()).toEqual(['0001:01:00.0', '0001:02:00.0']);
+    expect(moved.every(({ server }) => server.connected)).toBe(true);
+    expect(log).toEqual([]);
+  });
+
+  test('stays in a guest that keeps it where there is no place for it any more', async () => {
+    const { platform, one, two, before, log, runs } = await bench();
+    const second = await runs(two);
+    const first = await runs(one, {
+      device_del: () => {
+        second.has(1);
+        return done;
+      },
+    });
+    first.has(1);
+    await expect(
+      platform.move(before.plugged, two, { patience: { removalMs: 50 } }),
+    ).rejects.toThrow(/the guest still has/);
+    expect(one.functions).toEqual([before.plugged]);
+    expect(before.plugged.server.connected).toBe(true);
+    expect(first.asked).toEqual(['device_del port-1-function']);
+    expect(log).toEqual([]);
+  });
+
+  test('stays where it is when the second VM ends while the first lets go', async () => {
+    const { platform, one, two, before, log, runs, disconnects } = await bench();
+    await runs(one, {
+      device_del: async (args, self) => {
+        await two[Symbol.asyncDispose]();
+        return disconnects(args, self);
+      },
+    });
+    await expect(platform.move(before.plugged, two)).rejects.toThrow(
+      /that is up, got one that ends/,
+    );
+    expect(one.functions).toEqual([before.plugged]);
+    expect(before.plugged.server.connected).toBe(true);
     expect(log).toEqual([]);
   });
 
@@ -332,6 +413,26 @@ describe('a machine whose guest runs', () => {
     expect(two.functions).toEqual([]);
   });
 
+  test('gets several at once', async () => {
+    const { two, runs } = await bench();
+    const qemu = await runs(two);
+    const plugged = await Promise.all([PORT_1, PORT_2].map((port) => two.hotPlug(new Edu(), port)));
+    expect(plugged.every(({ server }) => server.connected)).toBe(true);
+    expect(qemu.devices).toContain('port-2-function');
+    while (qemu.clients > 0) await new Promise(setImmediate);
+  });
+
+  test('ends while it waits for a greeting, and who waits is told', async () => {
+    const { two } = await bench();
+    ends.push(await ScriptedQemu.at(two.monitor.socketPath, 2, {}, false));
+    const plugging = two
+      .hotPlug(new Edu(), PORT_1, { patience: { greetingMs: 600_000 } })
+      .catch((reason: unknown) => reason);
+    await new Promise(setImmediate);
+    await two[Symbol.asyncDispose]();
+    expect(String(await plugging)).toMatch(/a machine that is up, got one that ends/);
+  });
+
   test('ends while it waits for its guest, and who waits is told', async () => {
     const { platform, one, two, before, runs } = await bench();
     const never = await runs(one, { device_del: () => undefined });
@@ -339,7 +440,7 @@ describe('a machine whose guest runs', () => {
     while (never.asked.length === 0) await new Promise(setImmediate);
     await two[Symbol.asyncDispose]();
     await one[Symbol.asyncDispose]();
-    expect(String(await moving)).toMatch(/a machine that is up, got one that has ended/);
+    expect(String(await moving)).toMatch(/a machine that is up, got one that ends/);
     expect(existsSync(before.plugged.server.socketPath)).toBe(false);
     expect([...platform.iommu.table.entries()]).toEqual([]);
   });

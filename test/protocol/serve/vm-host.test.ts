@@ -67,12 +67,26 @@ const FUNCTION = parseRequesterId('00:05.0');
 test('the end of a host waits for a function that moves, and takes it with its VM', async () => {
   const made = await bench(vm('alpha', 'pool'), vm('beta'));
   const { host } = made.service;
+  // It is out of the one and not yet in the other.
+  const end = Promise.withResolvers<void>();
+  host.recorder.onLine(({ reason }) => {
+    if (reason === 'unbound') end.resolve(made[Symbol.asyncDispose]());
+  });
   const moving = host.bind(FUNCTION, { vm: 'beta' });
-  await made[Symbol.asyncDispose]();
+  await end.promise;
   expect(await moving).toBe(parseRequesterId('0001:00:05.0'));
   expect([await isFree('pool'), existsSync(host.platform.run.path)]).toEqual([true, false]);
   const removed = host.recorder.lines.filter(({ reason }) => reason === 'removed');
   expect(removed.map(({ name }) => name)).toEqual(['alpha', 'beta', 'pool']);
+});
+
+test('a function that does not move yet as the host ends stays, and goes with its VM', async () => {
+  const made = await bench(vm('alpha', 'pool'), vm('beta'));
+  const { host } = made.service;
+  const moving = host.bind(FUNCTION, { vm: 'beta' }).catch((error: unknown) => error);
+  await made[Symbol.asyncDispose]();
+  expect(String(await moving)).toMatch(/that is up, got one that ends/);
+  expect([await isFree('pool'), existsSync(host.platform.run.path)]).toEqual([true, false]);
 });
 
 describe('a configuration that cannot be had says why', () => {
