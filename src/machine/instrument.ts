@@ -23,14 +23,13 @@ export interface Instrument {
   end?(): void;
 }
 
-/** A function with what all of them put around it, the first one innermost. @param inner what the first one is given */
+/** A function with what all of them put around it, the first one innermost. */
 export function surround(
   instruments: readonly Instrument[],
-  inner: PciEndpoint,
-  rid: RequesterId,
   device: PciEndpoint,
+  rid: RequesterId,
 ): PciEndpoint {
-  return instruments.reduce((so, one) => one.around?.(so, rid, device) ?? so, inner);
+  return instruments.reduce((so, one) => one.around?.(so, rid, device) ?? so, device);
 }
 
 /** Tells all of them that a function has gone. */

@@ -234,14 +234,14 @@ export class Machine implements AsyncDisposable {
     const name = formatRequesterId(rid);
     const { memory, regions } = this.#tenant.memory();
     const port = this.iommu.port(rid, memory);
-    const inner = portOf(address) === undefined ? endpoint : MsiForMsix.around(endpoint);
     using undo = new DisposableStack();
     undo.defer(() => tellLeft(this.instruments, rid));
-    const seen = surround(this.instruments, inner, rid, endpoint);
+    const seen = surround(this.instruments, endpoint, rid);
     const server = VfioUserServer.listen({
       library: this.#parts.libvfioUser.library,
       socketPath: socketPath ?? this.platform.run.socket(name.replaceAll(/[:.]/g, '-')),
-      endpoint: seen,
+      // Outermost: instruments meet the function with the vectors that it has itself.
+      endpoint: portOf(address) === undefined ? seen : MsiForMsix.around(seen),
       dma: port,
       busMaster: (enabled) => {
         port.busMaster = enabled;

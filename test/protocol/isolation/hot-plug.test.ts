@@ -4,11 +4,14 @@
  */
 import { existsSync } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
+import { Adder } from '../../../examples/adder/adder.ts';
 import { Edu } from '../../../src/devices/edu/edu.ts';
 import { Nvme } from '../../../src/devices/nvme/nvme.ts';
 import { NotInGuestError } from '../../../src/machine/hot-plug.ts';
 import type { Machine, PluggedFunction } from '../../../src/machine/machine.ts';
 import { formatRequesterId, parseRequesterId } from '../../../src/pci/requester-id.ts';
+import { replay } from '../../../src/replay/replay.ts';
+import { Trace } from '../../../src/trace/trace.ts';
 import { portPlaces } from '../../../src/vm/root-ports.ts';
 import { MemoryStorage } from '../../unit/devices/nvme/memory-storage.ts';
 import { type Answer, done, letsGo, refused, ScriptedQemu } from '../vm/scripted-qemu.ts';
@@ -375,6 +378,27 @@ test('behind a root port a function takes MSI in place of MSI-X, which QEMU cann
   expect(before.vmm.interruptKind).toBe('msi');
   const { vmm } = await vms.plug(one, disk(), '00:05.0');
   expect(vmm.interruptKind).toBe('msix');
+});
+
+test('behind a root port a function is traced as what it is itself, and its trace is played back', async () => {
+  const { vms } = await bench();
+  const trace = new Trace({ dataBytesMax: Number.POSITIVE_INFINITY });
+  const machine = await vms.machineWith({ rootPorts: 1, instruments: [trace] });
+  const { vmm } = await vms.plug(machine, new Adder(), '01:00.0');
+  expect(vmm.interruptKind).toBe('msi');
+  const numbers = vmm.memory.allocate(Uint8Array.from({ length: 9 }, (_, index) => index));
+  await vmm.bar0.write32(0x08, numbers.gpa);
+  await vmm.bar0.write32(0x10, numbers.length);
+  await vmm.bar0.write32(0x00, 1);
+  await vmm.interrupt().next();
+  expect(await vmm.bar0.read32(0x14)).toBe(36);
+  await vmm[Symbol.asyncDispose]();
+  expect(trace.events.filter(({ kind }) => kind === 'interrupt')).toMatchObject([
+    { how: 'msi-x', vector: 0 },
+  ]);
+  const { difference, played, inputs } = await replay(trace, () => new Adder());
+  expect(difference).toBeUndefined();
+  expect(played).toBe(inputs);
 });
 
 describe('a machine whose guest runs', () => {
