@@ -50,25 +50,28 @@ export interface Script {
 
 const HEADER_LINES = 1;
 
-/** The functions of a trace, by requester ID. */
+/** The functions of a trace; of several that came to one place, one after the other, the last. */
 export function functionsIn(events: readonly TraceEvent[]): readonly FunctionEvent[] {
-  return events.filter((event) => event.kind === 'function');
+  const functions = new Map<string, FunctionEvent>();
+  for (const event of events) if (event.kind === 'function') functions.set(event.rid, event);
+  return [...functions.values()];
 }
 
+/** @param plugged of {@link functionsIn}: what came before it to its place was another's */
 export function scriptOf(events: readonly TraceEvent[], plugged: FunctionEvent): Script {
   const { rid } = plugged;
   const inputs: Placed<InputEvent>[] = [];
   const outputs: PlacedOutput[] = [];
   const injected: Placed<InjectedEvent>[] = [];
   const all: Placed[] = [];
-  let place: Placed<FunctionEvent> = { line: 0, event: plugged };
+  const from = events.indexOf(plugged);
+  const place: Placed<FunctionEvent> = { line: from + HEADER_LINES + 1, event: plugged };
   for (const [index, event] of events.entries()) {
-    if (event.kind === 'iommu' || event.rid !== rid) continue;
+    if (index < from || event.kind === 'iommu' || event.rid !== rid) continue;
     const line = index + HEADER_LINES + 1;
     all.push({ line, event });
     switch (event.kind) {
       case 'function':
-        if (event === plugged) place = { line, event };
         break;
       case 'register':
       case 'reset':

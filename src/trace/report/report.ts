@@ -26,7 +26,9 @@ export interface TraceSource {
 
 /** Goes through a trace once; it need not fit memory. @throws what the source throws */
 export function reportOf(source: TraceSource): TraceReport {
-  const functions = new Map<string, FunctionFindings>();
+  /** In the order in which they came; at one place there may be one after the other. */
+  const all: FunctionFindings[] = [];
+  const there = new Map<string, FunctionFindings>();
   const iommus = new Set<string>();
   const mappings = new Mappings();
   let mapped = false;
@@ -41,16 +43,17 @@ export function reportOf(source: TraceSource): TraceReport {
       continue;
     }
     const { rid } = event;
+    const begun = (found: FunctionFindings) => {
+      all.push(found);
+      there.set(rid, found);
+      return found;
+    };
     if (event.kind === 'function') {
-      functions.set(rid, new FunctionFindings(event));
+      begun(new FunctionFindings(event));
       if (isVirtioIommu(event)) iommus.add(rid);
       continue;
     }
-    let findings = functions.get(rid);
-    if (findings === undefined) {
-      findings = new FunctionFindings({ rid, name: '', bars: [] });
-      functions.set(rid, findings);
-    }
+    const findings = there.get(rid) ?? begun(new FunctionFindings({ rid, name: '', bars: [] }));
     findings.take(event);
     if (event.kind === 'dma') mappings.dma(event);
     if (iommus.has(rid) && isReset(event)) mappings.reset();
@@ -59,7 +62,7 @@ export function reportOf(source: TraceSource): TraceReport {
   const ns = Math.max(t, end?.t ?? 0);
   return {
     ...{ header, events, dropped: end?.dropped ?? 0, cut: end === undefined, ns },
-    functions: [...functions.values()].map((findings) => findings.report(ns)),
+    functions: all.map((findings) => findings.report(ns)),
     mappings: mapped ? mappings.report : undefined,
   };
 }

@@ -516,6 +516,16 @@ describe('a trace and a device', () => {
     await expect(replay({ header, events: [] }, () => new Worker())).rejects.toThrow(ReplayError);
   });
 
+  test('of several that were at one place one after the other: the last', async () => {
+    time = 0;
+    const first = [write(GO, 1), mode(), raised(), read(DONE, 1)];
+    const again: FunctionEvent = { ...plugged, ...next() };
+    const second = [write(GO, 1), mode(), raised()];
+    const moved = (done: number) => traced(...first, again, ...second, read(DONE, done));
+    expect((await outcome(moved(1), () => new Worker())).line).toBeUndefined();
+    expect(await outcome(moved(2), () => new Worker())).toMatchObject({ line: 11, played: 2 });
+  });
+
   test('a value that has not its width, or a place outside the BAR, is told and not played', async () => {
     time = 0;
     const odd = traced({ ...write(GO, 1), value: '0x123456789' });

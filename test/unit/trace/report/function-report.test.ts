@@ -18,6 +18,20 @@ describe('registers', () => {
     ]);
   });
 
+  test('functions that were at one place one after the other are told apart', () => {
+    const made = new MadeTrace().read('status', 1);
+    const { functions } = made.plugged().write('command', 1).write('command', 2).report;
+    const counts = functions.map(({ rid, registers }) => [
+      rid,
+      registers.reduce((sum, { reads }) => sum + reads, 0),
+      registers.reduce((sum, { writes }) => sum + writes, 0),
+    ]);
+    expect(counts).toEqual([
+      [RID, 1, 0],
+      [RID, 0, 2],
+    ]);
+  });
+
   test('an access over two registers touches both', () => {
     const { registers } = new MadeTrace().add({
       ...{ kind: 'register', rid: RID, direction: 'read', bar: 0, offset: 0, width: 8 },

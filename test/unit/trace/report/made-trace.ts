@@ -29,7 +29,12 @@ export class MadeTrace {
   #t = 0;
 
   constructor() {
-    this.add({
+    this.plugged();
+  }
+
+  /** Another like it comes to its place. */
+  plugged(): this {
+    return this.add({
       ...{ kind: 'function', rid: RID, name: 'Engine' },
       identity: {
         ...{ vendor: 1, device: 2, subsystemVendor: 1, subsystem: 0, revision: 0, classCode: 0 },
