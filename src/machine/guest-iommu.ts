@@ -1,5 +1,5 @@
 /** What a guest needs to find the virtio-iommu of its machine, and to drive it. */
-import { writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import { kernelModule } from '../setup/kernel-module.ts';
@@ -29,9 +29,18 @@ export function writeViot(
   endpoints: readonly RequesterId[],
   hostSegment = 0,
 ): string {
-  const path = join(directory, hostSegment === 0 ? VIOT_FILE : `viot-${hostSegment}.acpi`);
+  const path = viotPath(directory, hostSegment);
   writeFileSync(path, viotTable(iommu, endpoints, hostSegment));
   return path;
+}
+
+/** Removes the table of a VM that has gone, if it had one. */
+export function removeViot(directory: string, hostSegment: number): void {
+  rmSync(viotPath(directory, hostSegment), { force: true });
+}
+
+function viotPath(directory: string, hostSegment: number): string {
+  return join(directory, hostSegment === 0 ? VIOT_FILE : `viot-${hostSegment}.acpi`);
 }
 
 /**

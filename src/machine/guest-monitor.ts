@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { hotPlugPatience } from '../vm/hot-plug.ts';
 import type { QmpClient } from '../vm/qmp.ts';
 import { connectQmp, type QmpConnection } from '../vm/qmp-socket.ts';
@@ -68,9 +69,13 @@ export class GuestMonitor implements Disposable {
     throw new VmError('expected a machine that is up, got one that ends');
   }
 
-  /** Whoever waits on a connection of ours, for its greeting or an answer, is told that it has ended. */
+  /**
+   * Whoever waits on a connection of ours, for its greeting or an answer, is told that it has ended. A socket that a
+   * killed QEMU has left goes.
+   */
   [Symbol.dispose](): void {
     this.#end.abort();
+    rmSync(this.socketPath, { force: true });
   }
 
   #connect(greetingMs: number): SharedConnection {

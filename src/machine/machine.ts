@@ -17,7 +17,7 @@ import type { GuestRam } from '../vm/qemu-command.ts';
 import { checkPlace, checkRootPorts, portOf } from '../vm/root-ports.ts';
 import type { VirtualMachine } from '../vm/virtual-machine.ts';
 import { guestOptions } from './guest-devices.ts';
-import { IOMMU_ADDRESS } from './guest-iommu.ts';
+import { IOMMU_ADDRESS, removeViot } from './guest-iommu.ts';
 import { GuestMonitor } from './guest-monitor.ts';
 import {
   attachFunction,
@@ -249,6 +249,7 @@ export class Machine implements AsyncDisposable {
       onRegion: regions,
       log: this.log,
     });
+    undo.use(server);
     const domain = new IdentityDomain(this.iommu.newDomainId());
     const { vm, slot } = this;
     const generation = this.slots.generation(slot);
@@ -391,6 +392,7 @@ export class Machine implements AsyncDisposable {
       ),
       () => this.platform.lost.removeEventListener('abort', this.#onLost),
       () => this.#virtioIommu?.close(),
+      () => removeViot(this.platform.run.path, this.segment),
       () => this.#tenant[Symbol.asyncDispose](),
       ...(this.#alone ? [() => this.platform[Symbol.asyncDispose]()] : []),
       ...this.instruments.map((instrument) => () => instrument.end?.()),

@@ -3,12 +3,13 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Vmm } from '../../../src/client/vmm.ts';
 import { Edu } from '../../../src/devices/edu/edu.ts';
+import { DEVICE_TABLE_ENTRIES } from '../../../src/iommu/device-table.ts';
 import { keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
 import { Machine, type MachineOptions } from '../../../src/machine/machine.ts';
 import { Platform } from '../../../src/machine/platform.ts';
 import type { Iova } from '../../../src/pci/dma-port.ts';
-import { parseRequesterId } from '../../../src/pci/requester-id.ts';
+import { parseRequesterId, type RequesterId } from '../../../src/pci/requester-id.ts';
 import { ensureLibvfioUser } from '../../../src/setup/ensure-libvfio-user.ts';
 import { noSealedRam } from '../memory/sealed-bench.ts';
 import { equalBlocks } from './equal-blocks.ts';
@@ -230,4 +231,21 @@ test('what a shared platform cannot give is refused in words', async () => {
   await expect(vmOn(platform, { memory: 'sealed' })).rejects.toThrow(/plain/);
   const { machine } = await vmOn(platform);
   expect(() => machine.plug(new Edu(), parseRequesterId('0001:00:06.0'))).toThrow(/segment 0/);
+});
+
+test('a function for which the device table has no room leaves no server behind', async () => {
+  const platform = await platformOf('plain');
+  const { machine, plugged } = await vmOn(platform);
+  const { table } = platform.iommu;
+  const entry = table.get(plugged.rid);
+  if (entry === undefined) throw new Error('expected an entry of the function');
+  for (let other = 0x10000; table.size < DEVICE_TABLE_ENTRIES; other++) {
+    table.set(other as RequesterId, entry);
+  }
+  const files = () => readdirSync(platform.run.path).sort();
+  const before = files();
+  expect(() => machine.plug(new Edu(), parseRequesterId('00:06.0'))).toThrow(/at most 65536/);
+  expect([files(), machine.functions]).toEqual([before, [plugged]]);
+  table.delete(0x10000 as RequesterId);
+  expect(machine.plug(new Edu(), parseRequesterId('00:06.0')).server.connected).toBe(false);
 });

@@ -131,6 +131,19 @@ test('what a QEMU has refused is its VM’s, and bind gives it once more', async
   });
 });
 
+test('a VM that goes leaves nothing in the run’s directory, nor does its QEMU that was killed', async () => {
+  const { service, client } = await bench();
+  const { path } = service.host.platform.run;
+  const before = readdirSync(path).sort();
+  const gamma = { name: 'gamma', ...plain, iommu: 'virtio', 'root-ports': 1, ...behindPort };
+  await client.ask('vm-add', { text: vmsOf(gamma), file: 'v', directory: '/' });
+  // What stands in for the socket that SIGKILL leaves.
+  writeFileSync(service.host.vm('gamma').machine.monitor.socketPath, '');
+  expect(readdirSync(path).length).toBeGreaterThan(before.length + 2);
+  await client.ask('vm-remove', { vm: 'gamma' });
+  expect(readdirSync(path).sort()).toEqual(before);
+});
+
 test('while a guest is waited for its VMs change by nothing else, and the host’s end ends the wait', async () => {
   const made = await bench();
   const { service, client, vmm } = made;
