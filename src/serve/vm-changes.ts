@@ -18,14 +18,16 @@ export class VmChanges {
     return { [Symbol.dispose]: () => void this.#names.delete(name) };
   }
 
-  /** Nobody else changes these VMs meanwhile, and none of them ends. @throws Error where one changes already */
-  async alone<T>(names: readonly string[], work: () => Promise<T>): Promise<T> {
+  /** @throws Error where one of these VMs changes at this moment */
+  expectNone(names: readonly string[]): void {
     const busy = names.find((name) => this.#names.has(name));
-    if (busy !== undefined) {
-      throw new Error(
-        `expected a VM at rest, got ${busy}, which changes at this moment: try again`,
-      );
-    }
+    if (busy === undefined) return;
+    throw new Error(`expected a VM at rest, got ${busy}, which changes at this moment: try again`);
+  }
+
+  /** Nobody else changes these VMs meanwhile, and none of them ends. @throws as {@link expectNone} */
+  async alone<T>(names: readonly string[], work: () => Promise<T>): Promise<T> {
+    this.expectNone(names);
     using kept = new DisposableStack();
     for (const name of new Set(names)) kept.use(this.keep(name));
     const working = work();

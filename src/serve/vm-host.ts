@@ -173,16 +173,14 @@ export class VmHost implements AsyncDisposable {
    * With `clear` its DMA goes through no key.
    * @returns its requester ID, which is another one where it has moved
    * @throws Error where there is no such function, the slot is not its VM's, it cannot be moved, its VM boots from it,
-   *   or its VM has no shared pages, as memory is plain; NotInGuestError where it has moved, and the guest that runs has not got it
+   *   its VM changes, or has no shared pages, as memory is plain; NotInGuestError where it has moved, and the guest that runs has not got it
    */
   async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
     const from = this.#vmOf(rid);
-    if (target === 'clear') {
-      this.bindings.bind(rid, from, 'clear');
-      return rid;
-    }
-    if ('slot' in target) {
-      this.bindings.bind(rid, from, target.slot);
+    if (target === 'clear' || 'slot' in target) {
+      // One that moves would lose it at once.
+      this.#changes.expectNone([from.name]);
+      this.bindings.bind(rid, from, target === 'clear' ? target : target.slot);
       return rid;
     }
     const { at } = target;
@@ -200,10 +198,12 @@ export class VmHost implements AsyncDisposable {
 
   /**
    * Binds what a function does in a range of addresses to a slot, by the translation.
-   * @throws Error where there is no such function; as SlotBindings.bindRange
+   * @throws Error where there is no such function, or its VM changes; as SlotBindings.bindRange
    */
   bindRange(rid: RequesterId, range: BoundRange, slot: BoundSlot): void {
-    this.bindings.bindRange(rid, this.#vmOf(rid), range, slot);
+    const vm = this.#vmOf(rid);
+    this.#changes.expectNone([vm.name]);
+    this.bindings.bindRange(rid, vm, range, slot);
   }
 
   /** Makes pages of a VM shared, while it runs. @throws Error where none is called so; as Machine.share */

@@ -153,7 +153,18 @@ test('while a guest is waited for its VMs change by nothing else, and the hostâ€
     .ask('bind', { rid: '01:00.0', target: 'beta' })
     .catch((error: unknown) => error);
   while (never.asked.length === 0) await new Promise(setImmediate);
-  await expect(made.connect().ask('vm-remove', { vm: 'alpha' })).rejects.toThrow(/changes at this/);
+  const other = made.connect();
+  const rid = '01:00.0';
+  const page = { rid, address: GPA, bytes: 4096 };
+  for (const change of [
+    other.ask('vm-remove', { vm: 'alpha' }),
+    other.ask('bind', { rid, target: 'alpha' }),
+    other.ask('bind', { rid, target: '1' }),
+    other.ask('bind-clear', { rid }),
+    other.ask('bind-range', { ...page, slot: '1' }),
+  ]) {
+    await expect(change).rejects.toThrow(/got alpha, which changes at this/);
+  }
   const { path } = service.host.platform.run;
   expect(readdirSync(path)).toContain('vm1-qmp.sock');
   await service[Symbol.asyncDispose]();
