@@ -108,7 +108,11 @@ describe.skipIf(noSealedRam() !== undefined)(
       await two[Symbol.asyncDispose]();
       const { command } = await vm('beta');
       const again = await booted(command);
-      const third = await client.ask('bind', { rid: back.rid, target: 'beta' });
+      // Within a VM too, from port to port, through the one connection that QEMU takes.
+      const near = await client.ask('bind', { rid: back.rid, target: 'alpha', at: '03:00.0' });
+      expect(near).toMatchObject({ rid: '0000:03:00.0', attached: true });
+      expect(await one.run(read(9))).toBe('of beta! \n');
+      const third = await client.ask('bind', { rid: near.rid, target: 'beta' });
       expect(third).toMatchObject({ rid: '0001:01:00.0', attached: true });
       expect(await again.run(read(9))).toBe('of beta! \n');
       expect(service.host.platform.iommu.faults.records).toEqual([]);
