@@ -5,6 +5,8 @@ import { VmError, VmTimeoutError } from './vm-error.ts';
 /** QEMU's replies are short; this bounds one that never ends. */
 const lineBytesMax = 16 << 20;
 const commandTimeoutMs = 10_000;
+/** Of what QEMU says of an error: it goes into logs and answers. */
+const wordsMax = 500;
 
 export interface QmpEvent {
   readonly event: string;
@@ -189,7 +191,8 @@ export class QmpClient {
     clearTimeout(pending.timer);
     if (isRecord(message.error)) {
       const { class: kind, desc } = message.error;
-      pending.reject(new QmpError(pending.command, String(kind), String(desc)));
+      const words = (said: unknown) => String(said).slice(0, wordsMax);
+      pending.reject(new QmpError(pending.command, words(kind), words(desc)));
     } else {
       pending.resolve(message.return);
     }

@@ -78,6 +78,17 @@ describe('the QMP client', () => {
     expect(await qmp.execute('stop')).toEqual({});
   });
 
+  it('does not say back all that is sent as an error', async () => {
+    const { near, far } = await ends();
+    const long = `{"error": {"class": "${'c'.repeat(9999)}", "desc": "${'d'.repeat(9999)}"}, "id": ID}\n`;
+    answer(far, accepted, long);
+    far.write(greeting);
+    const qmp = await QmpClient.connect(near);
+    const error = await qmp.execute('stop').catch((reason) => reason);
+    expect(error).toBeInstanceOf(QmpError);
+    expect(`${error}`.length).toBeLessThan(2000);
+  });
+
   it('gives up a greeting, and a reply, that does not come', async () => {
     const { near, far } = await ends();
     await expect(QmpClient.connect(near, 20)).rejects.toThrow(/greeting within 0.02 s/);
