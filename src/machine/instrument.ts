@@ -23,6 +23,16 @@ export interface Instrument {
   end?(): void;
 }
 
+/** Installs all of them, or none: those before one that refuses are ended. @throws what that one throws */
+export function installAll(instruments: readonly Instrument[], machine: Machine): void {
+  using undo = new DisposableStack();
+  for (const one of instruments) {
+    one.install?.(machine);
+    undo.defer(() => one.end?.());
+  }
+  undo.move();
+}
+
 /** A function with what all of them put around it, the first one innermost. */
 export function surround(
   instruments: readonly Instrument[],

@@ -25,7 +25,7 @@ import {
   hotPlugFunction,
   hotUnplugFunction,
 } from './hot-plug.ts';
-import { type Instrument, surround, tellLeft } from './instrument.ts';
+import { type Instrument, installAll, surround, tellLeft } from './instrument.ts';
 import type { KeySlots } from './key-slots.ts';
 import { PageSharing } from './page-sharing.ts';
 import { Platform } from './platform.ts';
@@ -129,7 +129,7 @@ export class Machine implements AsyncDisposable {
     // Outermost, whoever made this machine: `sealbus trace` records any command.
     const trace = traceOfEnvironment();
     this.instruments = [...(options.instruments ?? []), ...(trace === undefined ? [] : [trace])];
-    for (const instrument of this.instruments) instrument.install?.(this);
+    installAll(this.instruments, this);
     platform.lost.addEventListener('abort', this.#onLost);
   }
 

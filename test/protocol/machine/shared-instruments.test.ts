@@ -163,7 +163,15 @@ describe.each(modes)('on one platform with %s memory', (mode, without) => {
     const plan = new FaultPlan();
     await vms.machine(plan);
     const slots = vms.platform.keys.list();
-    await expect(vms.machine(plan)).rejects.toThrow(/a plan of faults for each machine/);
+    const told: string[] = [];
+    const beside = (name: string) => ({
+      install: () => void told.push(`${name} installed`),
+      end: () => void told.push(`${name} ended`),
+    });
+    await expect(vms.machine(beside('before'), plan, beside('after'))).rejects.toThrow(
+      /a plan of faults for each machine/,
+    );
+    expect(told).toEqual(['before installed', 'before ended']);
     expect(vms.platform.keys.list()).toEqual(slots);
     expect(vms.platform.tenants.size).toBe(1);
   });
