@@ -13,6 +13,7 @@ import type { SubsystemPlace } from './subsystem-place.ts';
 
 /** What the controller lends to its admin queue. */
 export interface AdminPortHost extends QueueCommandsHost {
+  readonly nsidMax: number;
   readonly serialNumber: string;
   readonly place: SubsystemPlace;
   readonly subsystemNqn: string;
@@ -34,6 +35,7 @@ export interface AdminPortHost extends QueueCommandsHost {
 export class AdminPort implements AdminHost {
   readonly admin: AdminCommands;
   readonly namespaces: readonly Namespace[];
+  readonly nsidMax: number;
   readonly serialNumber: string;
   readonly place: SubsystemPlace;
   readonly subsystemNqn: string;
@@ -52,6 +54,7 @@ export class AdminPort implements AdminHost {
   constructor(host: AdminPortHost) {
     this.#host = host;
     this.namespaces = host.gates.map(({ namespace }) => namespace);
+    this.nsidMax = host.nsidMax;
     this.serialNumber = host.serialNumber;
     this.place = host.place;
     this.subsystemNqn = host.subsystemNqn;

@@ -62,6 +62,14 @@ export function newNamespaces(
   });
 }
 
+/**
+ * The highest NSID that is valid, NN: it is of the whole subsystem (NVMe 1.4 §6.1.2). Each of several controllers has
+ * the most that there can be, which is the same for all and tells none how many namespaces others have.
+ */
+export function highestNsid(namespaces: readonly Namespace[], place: SubsystemPlace): number {
+  return place.role === 'only' ? (namespaces.at(-1)?.nsid ?? 0) : NAMESPACES_MAX;
+}
+
 /** @throws RangeError */
 export function checkSerial(serial: string): void {
   if (/^[\x20-\x7e]{1,20}$/.test(serial)) return;

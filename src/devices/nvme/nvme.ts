@@ -10,7 +10,7 @@ import { iovaFrom } from './iova.ts';
 import { misconfiguration } from './misconfiguration.ts';
 import type { Namespace } from './namespace.ts';
 import { NamespaceGate } from './namespace-gate.ts';
-import { checkSerial, type NvmeOptions, newNamespaces } from './nvme-options.ts';
+import { checkSerial, highestNsid, type NvmeOptions, newNamespaces } from './nvme-options.ts';
 import { PinInterrupts } from './pin-interrupts.ts';
 import { Pulse } from './pulse.ts';
 import { CompletionQueue, type CompletionQueueHost } from './queue/completion-queue.ts';
@@ -18,7 +18,7 @@ import { QueueSet } from './queue/queue-set.ts';
 import { ShadowDoorbells } from './queue/shadow-doorbells.ts';
 import { SubmissionQueue } from './queue/submission-queue.ts';
 import { QueueWorker } from './queue-worker.ts';
-import { controllerRegisters, SHUTDOWN } from './registers.ts';
+import { type ControllerRegisters, controllerRegisters, SHUTDOWN } from './registers.ts';
 import { flushAll } from './shutdown.ts';
 import { subsystemNqn } from './subsystem-nqn.ts';
 import { ONLY_CONTROLLER } from './subsystem-place.ts';
@@ -51,14 +51,7 @@ export class Nvme extends PciFunction {
   };
   static override readonly interrupts: FunctionInterrupts = { intx: true, msix: VECTORS };
 
-  readonly bar0 = controllerRegisters({
-    mask: (bits) => this.#setMask(this.#pins.mask | bits),
-    unmask: (bits) => this.#setMask(this.#pins.mask & ~bits),
-    configured: (enabled, shutdown) => this.#configured(enabled, shutdown),
-    subsystemReset: () => this.#subsystemReset(),
-    doorbell: (index, value) => this.#doorbell(index, value),
-  });
-
+  readonly bar0: ControllerRegisters;
   readonly admin: AdminCommands;
   readonly #options: NvmeOptions;
   readonly #gates: readonly NamespaceGate[];
@@ -85,7 +78,16 @@ export class Nvme extends PciFunction {
     const { namespaces, pollMicroseconds = 250 } = options;
     const { place = ONLY_CONTROLLER } = options;
     checkSerial(serial);
+    this.bar0 = controllerRegisters({
+      mask: (bits) => this.#setMask(this.#pins.mask | bits),
+      unmask: (bits) => this.#setMask(this.#pins.mask & ~bits),
+      configured: (enabled, shutdown) => this.#configured(enabled, shutdown),
+      // Of several controllers each is in a VM of its own, which none of the others is to be reset by.
+      subsystemReset: place.role === 'only' ? () => this.#subsystemReset() : undefined,
+      doorbell: (index, value) => this.#doorbell(index, value),
+    });
     this.#gates = newNamespaces(namespaces, place).map((namespace) => new NamespaceGate(namespace));
+    const nsidMax = highestNsid(this.namespaces, place);
     this.#pulse = new Pulse(
       () => this.#turn(),
       (error) => this.start(Promise.reject(error)),
@@ -113,6 +115,7 @@ export class Nvme extends PciFunction {
       this.#queues,
     );
     this.#adminPort = new AdminPort({
+      nsidMax,
       serialNumber: serial,
       place,
       subsystemNqn: subsystemNqn(serial),
@@ -155,6 +158,7 @@ export class Nvme extends PciFunction {
     this.admin = admin;
     this.#io = new IoPath({
       gates: this.#gates,
+      nsidMax,
       transferBytesMax: TRANSFER_BYTES_MAX,
       buffers: options.buffers ?? new StorageBufferPool(),
       health: admin.health,

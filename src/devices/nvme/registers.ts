@@ -28,14 +28,16 @@ export const PAGE_SHIFT_MAX = 4;
 /** CAP.TO, units of 500 ms: how long a host waits for CSTS.RDY, while old I/O comes to its end. */
 const READY_TIMEOUT = 60;
 
-/** CAP (§3.1.1): queues physically contiguous, round robin, stride 4 bytes, reset of the subsystem. */
+/** CAP (§3.1.1): queues physically contiguous, round robin, stride 4 bytes. */
 const CAPABILITIES =
   BigInt(QUEUE_ENTRIES_MAX - 1) |
   (1n << 16n) |
   (BigInt(READY_TIMEOUT) << 24n) |
-  (1n << 36n) |
   (1n << 37n) |
   (BigInt(PAGE_SHIFT_MAX) << 52n);
+
+/** CAP.NSSRS: NSSR is there, and resets the subsystem. */
+const HAS_SUBSYSTEM_RESET = 1n << 36n;
 
 /** Written to NSSR: "NVMe". */
 export const SUBSYSTEM_RESET = 0x4e56_4d65;
@@ -50,7 +52,8 @@ export interface ControllerActions {
   unmask(bits: number): void;
   /** CC was written; `enabled` is its EN before. */
   configured(enabled: boolean, shutdown: number): void;
-  subsystemReset(): void;
+  /** Undefined where the controller has no such reset (CAP.NSSRS 0). */
+  readonly subsystemReset: (() => void) | undefined;
   /** @param index of the doorbell: 2 × queue, and 1 more for a completion queue's head. */
   doorbell(index: number, value: number): void;
 }
@@ -59,7 +62,9 @@ export function controllerRegisters(act: ControllerActions) {
   return memoryBar(
     BAR_BYTES,
     {
-      capabilities: ro64(0x00, { reset: CAPABILITIES }),
+      capabilities: ro64(0x00, {
+        reset: CAPABILITIES | (act.subsystemReset === undefined ? 0n : HAS_SUBSYSTEM_RESET),
+      }),
       version: ro32(0x08, { reset: VERSION_1_4_0 }),
       /** Both read as the mask; device code keeps them alike. */
       interruptMaskSet: reg32(0x0c, { onWrite: (now) => act.mask(now) }),
@@ -88,7 +93,7 @@ export function controllerRegisters(act: ControllerActions) {
       }),
       subsystemReset: wo32(0x20, {
         onWrite: (now) => {
-          if (now === SUBSYSTEM_RESET) act.subsystemReset();
+          if (now === SUBSYSTEM_RESET) act.subsystemReset?.();
         },
       }),
       /** Entries, counted from 0. */

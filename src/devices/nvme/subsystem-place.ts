@@ -3,6 +3,8 @@ export interface SecondaryController {
   readonly controllerId: number;
   /** From 1, as PCI numbers virtual functions. */
   readonly virtualFunction: number;
+  /** Whether its function has a controller now. */
+  readonly online: boolean;
 }
 
 /** Of a subsystem, beside its physical function. */
@@ -14,7 +16,7 @@ export interface SubsystemPlace {
   readonly controllerId: number;
   /** `only`: there is no other. `primary` is a physical function's, `secondary` a virtual one's. */
   readonly role: 'only' | 'primary' | 'secondary';
-  /** Of the primary one: by rising controller ID. None of another controller's business. */
+  /** Of the primary one: by rising controller ID, as they are now. None of another controller's business. */
   readonly secondaries: readonly SecondaryController[];
 }
 

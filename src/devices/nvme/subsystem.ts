@@ -201,9 +201,13 @@ export class NvmeSubsystem {
   #place(number: number): SubsystemPlace {
     const controllerId = number + 1;
     if (number > 0) return { controllerId, role: 'secondary', secondaries: [] };
+    const controllers = this.#controllers;
     const secondaries = Array.from({ length: this.virtualFunctions }, (_, index) => ({
       controllerId: index + 2,
       virtualFunction: index + 1,
+      get online() {
+        return controllers.has(index + 1);
+      },
     }));
     return { controllerId, role: 'primary', secondaries };
   }

@@ -11,6 +11,8 @@ import type { SubsystemPlace } from '../subsystem-place.ts';
 export interface AdminHost {
   /** By rising NSID; all of them are attached. */
   readonly namespaces: readonly Namespace[];
+  /** The highest that is valid, whoever has it (Identify's NN). */
+  readonly nsidMax: number;
   readonly serialNumber: string;
   readonly place: SubsystemPlace;
   /** NVMe qualified name of the subsystem. */

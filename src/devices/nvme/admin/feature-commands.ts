@@ -37,7 +37,7 @@ export class FeatureCommands {
     }
     let namespace: Namespace | undefined;
     if (feature.namespaceSpecific) {
-      const found = namespaceOf(this.#host.namespaces, command.nsid);
+      const found = namespaceOf(this.#host, command.nsid);
       if (typeof found === 'number') return { status: found };
       namespace = found;
     }
@@ -50,14 +50,13 @@ export class FeatureCommands {
     const feature = this.#table.get(command.dword(10) & 0xff);
     if (feature === undefined) return { status: Status.invalidField };
     if (command.dword(10) >= SAVE) return { status: Status.featureNotSaveable };
-    const { namespaces } = this.#host;
     const { nsid } = command;
     if (feature.namespaceSpecific) {
-      const named = namespacesOf(namespaces, nsid);
+      const named = namespacesOf(this.#host, nsid);
       return typeof named === 'number' ? { status: named } : feature.set(command, named);
     }
     if (nsid !== 0 && nsid !== BROADCAST_NSID) {
-      const found = namespaceOf(namespaces, nsid);
+      const found = namespaceOf(this.#host, nsid);
       return { status: typeof found === 'number' ? found : Status.featureNotNamespaceSpecific };
     }
     return feature.set(command, []);

@@ -49,7 +49,7 @@ export class FormatNvm {
     const dword10 = command.dword(10);
     const protection = (dword10 >>> 5) & 7;
     const secureErase = (dword10 >>> 9) & 7;
-    const namespaces = namespacesOf(this.#host.namespaces, command.nsid);
+    const namespaces = namespacesOf(this.#host, command.nsid);
     if (typeof namespaces === 'number') return { status: namespaces };
     // Metadata settings and the place of protection information mean nothing without either.
     const blockBytes = LBA_FORMATS[dword10 & 0xf];

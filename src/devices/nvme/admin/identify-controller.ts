@@ -107,7 +107,12 @@ const COMPLETION_ENTRY = 0x44;
 
 /** The data of Identify with CNS 01h. */
 export function identifyControllerData(host: AdminHost, pci: PciVendor): Uint8Array<ArrayBuffer> {
-  const { namespaces } = host;
+  const { namespaces, place } = host;
+  // Of the subsystem, or not told: what one of several controllers has is less, what all have no VM's business.
+  const capacity =
+    place.role === 'only'
+      ? namespaces.reduce((sum, { blocks, blockBytes }) => sum + blocks * blockBytes, 0)
+      : 0;
   return identifyController.write({
     vid: pci.vendor,
     ssvid: pci.subsystemVendor,
@@ -116,8 +121,8 @@ export function identifyControllerData(host: AdminHost, pci: PciVendor): Uint8Ar
     fr: FIRMWARE_REVISION,
     ieee: IEEE_OUI,
     mdts: Math.log2(host.transferBytesMax / PAGE_BYTES),
-    cmic: CMIC[host.place.role],
-    cntlid: host.place.controllerId,
+    cmic: CMIC[place.role],
+    cntlid: place.controllerId,
     ver: VERSION,
     rtd3e: SHUTDOWN_MICROSECONDS,
     oaes: OAES.namespaceAttributes,
@@ -130,10 +135,10 @@ export function identifyControllerData(host: AdminHost, pci: PciVendor): Uint8Ar
     elpe: ERROR_LOG_ENTRIES - 1,
     wctemp: WARNING_TEMPERATURE,
     cctemp: CRITICAL_TEMPERATURE,
-    tnvmcap: namespaces.reduce((sum, { blocks, blockBytes }) => sum + blocks * blockBytes, 0),
+    tnvmcap: capacity,
     sqes: SUBMISSION_ENTRY,
     cqes: COMPLETION_ENTRY,
-    nn: namespaces.at(-1)?.nsid ?? 0,
+    nn: host.nsidMax,
     oncs:
       ONCS.compare |
       ONCS.datasetManagement |

@@ -89,7 +89,7 @@ export class Identify {
   /** §5.15.2.1: zeros for an NSID that is valid and not active; all namespaces are allocated. */
   #namespace(command: Command): AdminAnswer {
     // FFFFFFFFh, what all namespaces have in common, takes Namespace Management: it is refused too.
-    const namespace = namespaceOf(this.#host.namespaces, command.nsid);
+    const namespace = namespaceOf(this.#host, command.nsid);
     if (namespace === Status.invalidField) return this.#send(command, new Uint8Array(4096));
     if (typeof namespace === 'number') return { status: namespace };
     return this.#describe(command, namespace);
@@ -122,10 +122,11 @@ export class Identify {
     return this.#send(command, identificationDescriptors(this.#identifiersOf(namespace)));
   }
 
-  /** CNS 12h. */
+  /** CNS 12h. A namespace is in no other controller. */
   #attachedControllers(command: Command): Outcome {
     if (command.nsid === BROADCAST_NSID) return { status: Status.invalidField };
-    if (this.#find(command.nsid) === undefined) return { status: Status.invalidNamespaceOrFormat };
+    const namespace = namespaceOf(this.#host, command.nsid);
+    if (typeof namespace === 'number') return { status: namespace };
     return this.#controllerList(command, [this.#host.place.controllerId]);
   }
 

@@ -26,7 +26,8 @@ const secondaryList = structure(4096, {
   entries: list(nested(32, secondaryEntry), ENTRIES_MAX),
 });
 
-const ONLINE = 1;
+/** Secondary Controller State. */
+const SCS = { offline: 0, online: 1 } as const;
 
 export function primaryControllerData({ controllerId }: SubsystemPlace): Uint8Array<ArrayBuffer> {
   return primaryController.write({ cntlid: controllerId });
@@ -43,8 +44,8 @@ export function secondaryControllerData(
     .map((secondary) => ({
       scid: secondary.controllerId,
       pcid: controllerId,
-      // Always: nobody takes one offline but its owner, by pulling it out.
-      scs: ONLINE,
+      // All are told of; one whose function is in no VM is offline, as where SR-IOV's NumVFs leaves it out.
+      scs: secondary.online ? SCS.online : SCS.offline,
       vfn: secondary.virtualFunction,
     }));
   return secondaryList.write({ count: entries.length, entries });

@@ -134,6 +134,10 @@ export class HostDouble implements AdminHost {
     this.namespaces = namespaces;
   }
 
+  get nsidMax(): number {
+    return this.namespaces.at(-1)?.nsid ?? 0;
+  }
+
   sendData(_command: Command, bytes: Uint8Array): Status {
     if (this.transferStatus === Status.success) this.sent.push(bytes.slice());
     return this.transferStatus;

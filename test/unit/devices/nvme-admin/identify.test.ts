@@ -308,7 +308,8 @@ describe('Lists', () => {
       expect([list.getUint16(0, true), list.getUint16(2, true)]).toEqual([0, 0]);
     }
     expect(await statusOf(identify(0x12, BROADCAST))).toBe(0x002);
-    expect(await statusOf(identify(0x12, 3))).toBe(0x00b);
+    expect(await statusOf(identify(0x12, 3))).toBe(0x002);
+    expect(await statusOf(identify(0x12, 6))).toBe(0x00b);
     expect(await statusOf(identify(0x12, 0))).toBe(0x00b);
   });
 });

@@ -6,6 +6,7 @@ import { type Completion, HostDriver, PAGE, REGISTER, turns } from './host-drive
 import { MemoryStorage } from './memory-storage.ts';
 
 const BLOCKS = 64;
+const INVALID_OPCODE = 0x001;
 const INVALID_FIELD = 0x002;
 const INVALID_NAMESPACE = 0x00b;
 
@@ -93,18 +94,76 @@ describe('an NVM subsystem of a physical and three virtual functions', () => {
       const driver = driverOf(whole.controller(number));
       expect(await activeNamespaces(driver)).toEqual(nsids);
       await driver.createQueues(1);
-      const highest = nsids.at(-1) ?? 0;
       for (const nsid of [1, 2, 3, 4, 5]) {
         const prp1 = driver.pages(1);
         const { status } = await driver.run(1, { opcode: 2, nsid, prp1, dwords: [0, 0, 0] });
         const reached = nsids.includes(nsid);
-        expect(status).toBe(reached ? 0 : nsid < highest ? INVALID_FIELD : INVALID_NAMESPACE);
+        expect(status).toBe(reached ? 0 : INVALID_FIELD);
         expect([...new Set(driver.memory.subarray(prp1, prp1 + 512))]).toEqual([
           reached ? nsid : 0,
         ]);
       }
     }
     expect(storages[4].log).toEqual([]);
+  });
+
+  test('another’s namespace is to each what one is that there is not, and their number nobody’s', async () => {
+    const { whole } = subsystem();
+    for (const number of [0, 1, 2, 3]) {
+      const driver = driverOf(whole.controller(number));
+      await driver.createQueues(1);
+      const { data: id } = await identify(driver, 0x01);
+      // NN is the subsystem's (§6.1.2); TNVMCAP, its capacity, needs Namespace Management alone.
+      expect(id.getUint32(516, true)).toBe(256);
+      expect(id.getBigUint64(280, true)).toBe(0n);
+      const own = await activeNamespaces(driver);
+      // 5 is nobody's, 256 is not there, 257 is no NSID.
+      for (const nsid of [1, 2, 3, 4, 5, 256, 257]) {
+        if (own.includes(nsid)) continue;
+        const inactive = nsid > 256 ? INVALID_NAMESPACE : INVALID_FIELD;
+        for (const cns of [0x00, 0x11]) {
+          const { completion, data } = await identify(driver, cns, 0, nsid);
+          expect(completion.status).toBe(nsid > 256 ? INVALID_NAMESPACE : 0);
+          expect(bytesOf({ completion, data }).some((byte) => byte !== 0)).toBe(false);
+        }
+        // Whose identifiers and whose controllers is not told either.
+        expect((await identify(driver, 0x03, 0, nsid)).completion.status).toBe(INVALID_NAMESPACE);
+        expect((await identify(driver, 0x12, 0, nsid)).completion.status).toBe(inactive);
+        for (const entry of [
+          { opcode: 0x80, nsid },
+          { opcode: 0x0a, nsid, dwords: [0x84] },
+          { opcode: 0x09, nsid, dwords: [0x84, 1] },
+        ]) {
+          expect((await driver.admin(entry)).status).toBe(inactive);
+        }
+        const { status } = await driver.run(1, { opcode: 1, nsid, dwords: [0, 0, 0] });
+        expect(status).toBe(inactive);
+      }
+    }
+  });
+
+  test('there is no reset of the subsystem, for each controller is another VM’s', async () => {
+    const { whole } = subsystem();
+    const drivers = [0, 1, 2, 3].map((number) => driverOf(whole.controller(number)));
+    for (const { link } of drivers) {
+      // CAP.NSSRS; NSSR is reserved then.
+      expect((link.read(REGISTER.cap + 4) >>> 4) & 1).toBe(0);
+      link.write(REGISTER.nssr, 0x4e56_4d65);
+    }
+    expect(drivers.map(({ csts }) => csts)).toEqual([1, 1, 1, 1]);
+  });
+
+  test('what manages namespaces and functions is announced by none, and refused by all', async () => {
+    const { whole } = subsystem();
+    for (const number of [0, 1]) {
+      const driver = driverOf(whole.controller(number));
+      // OACS: Namespace Management (bit 3), Virtualization Management (bit 7).
+      const { data } = await identify(driver, 0x01);
+      expect(data.getUint16(256, true) & 0x88).toBe(0);
+      for (const opcode of [0x0d, 0x15, 0x1c]) {
+        expect((await driver.admin({ opcode, nsid: 2 })).status).toBe(INVALID_OPCODE);
+      }
+    }
   });
 
   test('the primary controller tells of the secondary ones, which tell of themselves alone', async () => {
@@ -131,10 +190,19 @@ describe('an NVM subsystem of a physical and three virtual functions', () => {
       virtualFunction: list.getUint16(at + 8, true),
     });
     expect(entry(32)).toEqual({ id: 3, primary: 1, online: 1, virtualFunction: 2 });
-    expect(entry(64)).toEqual({ id: 4, primary: 1, online: 1, virtualFunction: 3 });
+    // Nobody has the third: it is told of, and offline.
+    expect(entry(64)).toEqual({ id: 4, primary: 1, online: 0, virtualFunction: 3 });
+    const online = async () => {
+      const { data } = await identify(primary, 0x15);
+      return [32, 64, 96].map((at) => data.getUint8(at + 4));
+    };
+    expect(await online()).toEqual([0, 1, 0]);
     for (const cns of [0x14, 0x15]) {
       expect((await identify(secondary, cns)).completion.status).toBe(INVALID_FIELD);
     }
+    whole.controller(3);
+    await whole.giveBack(2);
+    expect(await online()).toEqual([0, 0, 1]);
   });
 
   test('as many as 64 virtual functions, and no more', async () => {
