@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type NamespaceOptions, Nvme } from '../../../src/devices/nvme/nvme.ts';
 import { Machine } from '../../../src/machine/machine.ts';
+import type { PciEndpoint } from '../../../src/pci/endpoint.ts';
 import {
   formatRequesterId,
   parseRequesterId,
@@ -40,6 +41,8 @@ export interface DebianGuestOptions {
   readonly disks?: readonly ScratchDisk[];
   /** Namespaces from 1 on of a second controller, which the guest can lose and live. */
   readonly others?: readonly ScratchDisk[];
+  /** More that is plugged in, by its address. What it works with is the caller's to close, after the guest. */
+  readonly more?: readonly (readonly [address: string, endpoint: PciEndpoint])[];
   /** For the kernel, before the image is booted. */
   readonly kernelArguments?: string;
 }
@@ -70,7 +73,7 @@ export class DebianGuest implements AsyncDisposable {
   }
 
   static async boot(options: DebianGuestOptions): Promise<DebianGuest> {
-    const { disks = [], others = [], kernelArguments } = options;
+    const { disks = [], others = [], more = [], kernelArguments } = options;
     await using ends = new AsyncDisposableStack();
     const image = ends.use(await debianImageForTests());
     if (kernelArguments !== undefined) changeBootArguments(image.file, kernelArguments);
@@ -100,6 +103,7 @@ export class DebianGuest implements AsyncDisposable {
       const second = new Nvme({ namespaces: otherNamespaces, serial: 'SEALBUS0002' });
       machine.plug(second, DebianGuest.second);
     }
+    for (const [address, endpoint] of more) machine.plug(endpoint, parseRequesterId(address));
     const disk = { from: DebianGuest.first, agent: true };
     const vm = await machine.boot({ disk, bootTimeoutMs });
     return new DebianGuest({ image: image.file, machine, vm, files, otherFiles }, ends.move());

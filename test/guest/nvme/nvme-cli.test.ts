@@ -3,8 +3,16 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Status } from '../../../src/devices/nvme/status.ts';
+import type { Machine } from '../../../src/machine/machine.ts';
 import { checkRootFileSystem } from '../root-file-system.ts';
 import { bootTimeoutMs, bytesOf, DebianGuest } from './debian-guest.ts';
+import { NvmeCli } from './nvme-cli.ts';
+import {
+  describeSubsystem,
+  functionsInGuest,
+  newSubsystem,
+  otherVm,
+} from './nvme-cli-subsystem.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -17,40 +25,37 @@ const scratchContent = randomBytes(SCRATCH_BYTES);
 const readOnlyContent = randomBytes(READ_ONLY_BYTES);
 
 let guest: DebianGuest;
+let cli: NvmeCli;
+let other: Machine;
 /** Namespace 2, of 512-byte blocks at first, and namespace 3, which is not to be written to. */
 let scratch: string;
 let readOnly: string;
 let controller: string;
 
 beforeAll(async () => {
+  const subsystem = newSubsystem();
   guest = await DebianGuest.boot({
     disks: [
       { bytes: SCRATCH_BYTES, content: scratchContent },
       { bytes: READ_ONLY_BYTES, content: readOnlyContent, readOnly: true },
     ],
+    more: functionsInGuest(subsystem),
     // Else Debian's kernel maps no registers that a driver has (CONFIG_IO_STRICT_DEVMEM).
     kernelArguments: 'iomem=relaxed',
   });
+  cli = new NvmeCli(guest);
+  other = await otherVm(guest, subsystem);
   controller = await guest.controller();
   [scratch, readOnly] = [await guest.disk(2), await guest.disk(3)];
 }, bootTimeoutMs);
 afterAll(async () => {
+  await other?.[Symbol.asyncDispose]();
   await guest?.[Symbol.asyncDispose]();
 }, timeoutMs);
 
-/** Runs nvme; the status that the controller gave, 0 where it succeeded. @throws Error on another failure */
-async function status(command: string): Promise<number> {
-  const { exitCode, stdout, stderr } = await guest.try(`nvme ${command}`);
-  if (exitCode === 0) return Status.success;
-  const said = `${stdout}${stderr}`;
-  const [, field] = /^NVMe status: .*\(0x([0-9a-f]+)\)$/m.exec(said) ?? [];
-  if (field === undefined) throw new Error(`nvme ${command}: expected a status, got ${said}`);
-  return Number.parseInt(field, 16) & 0x7ff;
-}
-
-const text = (command: string) => guest.sh(`nvme ${command}`);
-const json = async (command: string) =>
-  JSON.parse(await text(`${command} -o json`)) as Record<string, string | number>;
+const status = (command: string) => cli.status(command);
+const text = (command: string) => cli.text(command);
+const json = (command: string) => cli.json(command);
 
 const scratchBytes = (offset: number, length: number) =>
   bytesOf(guest.files[0] as string, offset, length);
@@ -78,8 +83,13 @@ describe('what there is', () => {
     expect([...listed.matchAll(/:(0x\d+)$/gm)].map(([, nsid]) => Number(nsid))).toEqual([1, 2, 3]);
     expect(await text(`list-ctrl ${controller}`)).toMatch(/present: 1$/m);
     expect(await text(`ns-descs ${scratch}`)).toMatch(/^uuid +: [0-9a-f]{8}-/m);
-    const list = (await json('list')) as { Devices?: { NameSpace: number; SectorSize: number }[] };
-    const found = list.Devices?.map(({ NameSpace, SectorSize }) => [NameSpace, SectorSize]).sort();
+    const { Devices: all } = await cli.json<{
+      Devices: { SerialNumber: string; NameSpace: number; SectorSize: number }[];
+    }>('list');
+    const found = all
+      .filter(({ SerialNumber }) => SerialNumber.trim() === 'SEALBUS0001')
+      .map(({ NameSpace, SectorSize }) => [NameSpace, SectorSize])
+      .sort();
     expect(found).toEqual([1, 2, 3].map((nsid) => [nsid, 512]));
   });
 
@@ -98,6 +108,8 @@ describe('what there is', () => {
     expect(register('cap') & 0x1_ffffn).toBe(0x1_03ffn);
   });
 });
+
+describeSubsystem(() => guest);
 
 describe('logs', () => {
   it('smart-log counts what was read and written', async () => {

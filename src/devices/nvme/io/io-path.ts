@@ -204,7 +204,7 @@ export class IoPath {
     command.handler = handler;
     // No fused operations (Identify's FUSES is 0).
     if (command.fused !== 0) return Status.invalidField;
-    const { gates, nsidMax } = this.#host;
+    const { gates } = this.#host;
     if (nsid === BROADCAST && opcode === IoOpcode.flush) {
       if (gates.some((gate) => gate.closed)) return Status.formatInProgress;
       for (const gate of gates) gate.enter();
@@ -214,7 +214,7 @@ export class IoPath {
     const gate = this.#gateOf[nsid];
     if (gate === undefined) {
       // Valid and not active: NVMe 1.4 §6.1.5.
-      const inactive = nsid > 0 && nsid <= nsidMax;
+      const inactive = nsid > 0 && nsid <= this.#host.nsidMax;
       return inactive ? Status.invalidField : Status.invalidNamespaceOrFormat;
     }
     if (gate.closed) return Status.formatInProgress;
