@@ -125,6 +125,11 @@ function shownRange({ start, bytes, slot, generation }: SlotRange): ShownRange {
   };
 }
 
+/** In the place of a command where there is none. */
+export function noCommand(why: string): PrintedCommand {
+  return { words: [], env: {}, text: `# ${why}` };
+}
+
 /** @throws VmError, SetupError */
 export async function printedCommand(
   config: VmConfig,

@@ -10,10 +10,11 @@ import type { Parts } from '../setup/parts.ts';
 import type { Accelerator } from '../vm/qemu-command.ts';
 import { atPlace, ConfigError, type ConfigPlace } from './config/config-place.ts';
 import type { DeviceConfig, FunctionConfig, ServeConfig, VmConfig } from './config/serve-config.ts';
+import { placeProblems } from './guest-place.ts';
 import { type MakeOptions, makeFunction, serialAt } from './make-function.ts';
 import { Recorder } from './record/recorder.ts';
 import type { FunctionPlace } from './served-subsystem.ts';
-import { type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
+import { noCommand, type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
 import { type BoundRange, type BoundSlot, SlotBindings } from './slot-bindings.ts';
 import { Subsystems } from './subsystems.ts';
 import { VmChanges } from './vm-changes.ts';
@@ -265,6 +266,13 @@ export class VmHost implements AsyncDisposable {
           'from: remove that VM first',
       );
     }
+    if (address !== undefined) {
+      const [wrong] = placeProblems(
+        address,
+        to.machine.functions.filter((one) => one !== plugged).map((one) => one.address),
+      );
+      if (wrong !== undefined) throw new Error(wrong);
+    }
     const moved = async (now: PluggedFunction) => {
       this.#functions.delete(rid);
       this.#functions.set(now.rid, served);
@@ -293,9 +301,15 @@ export class VmHost implements AsyncDisposable {
     }
   }
 
-  /** They have other functions than before. */
+  /** They have other functions than before. What has happened stays so, also where no QEMU could boot with them. */
   async #planAnew(...vms: readonly ServedVm[]): Promise<void> {
-    for (const vm of vms) vm.command = await this.#command(vm.config, vm.machine);
+    for (const vm of vms) {
+      vm.command = await this.#command(vm.config, vm.machine).catch((error: unknown) => {
+        const why = error instanceof Error ? error.message : String(error);
+        this.#log(`VM ${vm.name} cannot be booted with the functions that it has: ${why}`);
+        return noCommand(why);
+      });
+    }
   }
 
   /** A VM with all that the configuration says, or nothing of it. */

@@ -1,12 +1,10 @@
 import { IOMMU_ADDRESS } from '../../machine/machine.ts';
 import { formatRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 import { checkPlace } from '../../vm/root-ports.ts';
+import { placeProblems } from '../guest-place.ts';
 import { Claims } from './claims.ts';
 import { ConfigError, type Placed } from './config-place.ts';
-import type { FunctionConfig, VmConfig } from './serve-config.ts';
-
-/** The host bridge, and what is the chipset's and the agent's on bus 0. */
-const TAKEN = ['00:00', '00:1d', '00:1e', '00:1f'];
+import type { VmConfig } from './serve-config.ts';
 
 /** What is well formed in each VM and cannot be had of all. */
 export function findConflicts(vms: readonly VmConfig[]): ConfigError[] {
@@ -38,25 +36,17 @@ function keyOfPlain({ memory, key }: VmConfig): ConfigError[] {
 
 function addressConflicts({ functions, iommu, rootPorts }: VmConfig): ConfigError[] {
   const addresses = new Claims<RequesterId>('a place');
-  const devices = new Set(functions.filter(({ at }) => (at.value & 7) === 0).map(deviceNumber));
-  return functions.flatMap((one) => {
-    const { at } = one;
+  const places = functions.map(({ at }) => at.value);
+  return functions.flatMap(({ at }) => {
     const name = formatRequesterId(at.value).slice(5);
     const errors = [...addresses.claim(at, name), ...portConflicts(at, rootPorts)];
-    if (TAKEN.includes(name.slice(0, 5))) {
-      errors.push(
-        new ConfigError(at.place, `expected a free place, got ${name}, which the machine has`),
-      );
-    }
     if (iommu === 'virtio' && at.value === IOMMU_ADDRESS) {
       errors.push(
         new ConfigError(at.place, `expected a free place, got ${name}, the virtio-iommu's`),
       );
     }
-    if (!devices.has(deviceNumber(one))) {
-      const words = `expected a function 0 beside ${name}, got none: a guest looks no further`;
-      errors.push(new ConfigError(at.place, words));
-    }
+    const problems = placeProblems(at.value, places);
+    errors.push(...problems.map((words) => new ConfigError(at.place, words)));
     return errors;
   });
 }
@@ -68,10 +58,6 @@ function portConflicts({ value, place }: Placed<RequesterId>, rootPorts: number)
   } catch (error) {
     return [new ConfigError(place, error instanceof Error ? error.message : String(error))];
   }
-}
-
-function deviceNumber({ at }: FunctionConfig): number {
-  return at.value >> 3;
 }
 
 /** A guest that programs an IOMMU makes its own translations, and has no word for slots. */

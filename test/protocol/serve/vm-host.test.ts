@@ -192,3 +192,34 @@ test('functions bound to a slot that was filled anew are in the record', async (
     { event: 'binding', rid: '0000:00:05.0', slot: 1, generation: 2, reason: 'changed' },
   ]);
 });
+
+test('a function goes to no place that the machine has, or where a guest would not look', async () => {
+  const { client } = await bench(vm('alpha', 'pool'), vm('beta'));
+  const before = await client.ask('inspect', { vm: 'alpha' });
+  for (const [at, why] of [
+    ['00:00.0', /got 00:00.0, which the machine has/],
+    ['00:1f.2', /got 00:1f.2, which the machine has/],
+    ['00:06.1', /a function 0 beside 00:06.1, got none/],
+  ] as const) {
+    await expect(client.ask('bind', { rid: '00:05.0', target: 'beta', at })).rejects.toThrow(why);
+  }
+  await expect(
+    client.ask('bind', { rid: '00:05.0', target: 'alpha', at: '00:05.1' }),
+  ).rejects.toThrow(/a function 0 beside/);
+  expect(await client.ask('inspect', { vm: 'alpha' })).toEqual(before);
+});
+
+test('where the function 0 of others is moved away, it has moved, and why they cannot boot is said', async () => {
+  const others = ['00:05.0', '00:05.1'].map((at) => ({ device: 'edu', at }));
+  const { client, log } = await bench(vm('alpha', undefined, { functions: others }), vm('beta'));
+  const bind = (rid: string, target: string) => client.ask('bind', { rid, target });
+  expect(await bind('00:05.0', 'beta')).toMatchObject({ rid: '0001:00:05.0' });
+  const why = /a function 0 beside the others/;
+  const said = () => log.filter((line) => line.startsWith('VM '));
+  expect(said()).toEqual([expect.stringMatching(why)]);
+  const { command, argv } = await client.ask('inspect', { vm: 'alpha' });
+  expect([command, argv]).toEqual([expect.stringMatching(why), []]);
+  expect(await bind('00:05.1', 'beta')).toMatchObject({ rid: '0001:00:05.1' });
+  expect((await client.ask('inspect', { vm: 'alpha' })).command).toMatch(/^\S+qemu-system/);
+  expect(said()).toHaveLength(1);
+});
