@@ -220,6 +220,6 @@ test('where the function 0 of others is moved away, it has moved, and why they c
   const { command, argv } = await client.ask('inspect', { vm: 'alpha' });
   expect([command, argv]).toEqual([expect.stringMatching(why), []]);
   expect(await bind('00:05.1', 'beta')).toMatchObject({ rid: '0001:00:05.1' });
-  expect((await client.ask('inspect', { vm: 'alpha' })).command).toMatch(/^\S+qemu-system/);
+  expect((await client.ask('inspect', { vm: 'alpha' })).command).toContain('qemu-system-');
   expect(said()).toHaveLength(1);
 });
