@@ -2,6 +2,7 @@ import {
   close as closeFile,
   closeSync,
   constants,
+  fchmodSync,
   fstatSync,
   fsync,
   ftruncateSync,
@@ -74,6 +75,8 @@ export class SealedRam {
   #scatter: number | undefined;
   /** Its files' names: the RAM file's and those beside it. */
   readonly #paths: ControllerAnswers['create-memory'];
+  /** DRAM's memfd, to be read alone. */
+  #dramFile: number | undefined;
   /** Opened at the first flip. */
   #errors: number | undefined;
 
@@ -82,6 +85,7 @@ export class SealedRam {
     options: SealedRamOptions,
     paths: ControllerAnswers['create-memory'],
     mappings: Mappings,
+    dramFile: number,
   ) {
     this.#controller = controller;
     this.name = options.name;
@@ -96,6 +100,7 @@ export class SealedRam {
       ...options,
       onFallback: (why) => controller.report(why),
     });
+    this.#dramFile = dramFile;
     this.#dram = viewOfAddress(mappings.dramAt, options.bytes);
     this.#fd = openSync(path, constants.O_RDWR | constants.O_DIRECT);
     this.#scatter = openSync(scatter, constants.O_WRONLY | constants.O_DIRECT);
@@ -123,7 +128,10 @@ export class SealedRam {
       });
       const gateAt = mmap(0, gateBytes, PROT_READ | PROT_WRITE, MAP_SHARED, gate, 0);
       const dramAt = mmap(0, bytes, PROT_READ, MAP_SHARED, dram, 0);
-      return new SealedRam(controller, options, paths, { gateAt, dramAt });
+      // The controller has it open: whoever opens it from here on looks, and changes nothing.
+      fchmodSync(dram, 0o400);
+      const dramFile = openSync(`/proc/self/fd/${dram}`, constants.O_RDONLY);
+      return new SealedRam(controller, options, paths, { gateAt, dramAt }, dramFile);
     } finally {
       close(dram);
       close(gate);
@@ -145,6 +153,14 @@ export class SealedRam {
    */
   dram(): Uint8Array {
     return this.#dram;
+  }
+
+  /**
+   * {@link dram} as a file, for other processes of the same user to read. What the guest has stored last is there
+   * after a {@link flush}, which for them is fsync of {@link path}. Undefined once closed.
+   */
+  get dramPath(): string | undefined {
+    return this.#dramFile === undefined ? undefined : `/proc/${process.pid}/fd/${this.#dramFile}`;
   }
 
   /** Bytes of shared pages. */
@@ -211,10 +227,13 @@ export class SealedRam {
 
   /** @returns the descriptors, to be closed; none where that was done. */
   #letGo(): number[] {
-    const descriptors = [this.#fd, this.#scatter, this.#errors].filter((fd) => fd !== undefined);
+    const descriptors = [this.#fd, this.#scatter, this.#dramFile, this.#errors].filter(
+      (fd) => fd !== undefined,
+    );
     if (descriptors.length === 0) return descriptors;
     this.#fd = undefined;
     this.#scatter = undefined;
+    this.#dramFile = undefined;
     this.#errors = undefined;
     this.#batch.close();
     // Views of both were handed out, so the addresses stay taken; the memory behind them goes.

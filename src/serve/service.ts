@@ -43,10 +43,21 @@ export class Service implements AsyncDisposable {
     if (file !== undefined) host.recorder.onLine((line) => file.write(line));
     let socket: ControlSocket | undefined;
     const extra = () => ({
-      control_clients: socket?.clients ?? 0,
-      control_connections_total: socket?.counters.clients ?? 0,
-      control_refused_total: socket?.counters.refused ?? 0,
-      ...(file === undefined ? {} : { record_lines_lost_total: file.lost }),
+      control_clients: { value: socket?.clients ?? 0, help: 'Clients at the control socket now.' },
+      control_connections_total: {
+        value: socket?.counters.clients ?? 0,
+        help: 'Clients that came to the control socket.',
+      },
+      control_refused_total: {
+        value: socket?.counters.refused ?? 0,
+        help: 'Clients that the control socket turned away: of other users, or too many.',
+      },
+      ...(file && {
+        record_lines_lost_total: {
+          value: file.lost,
+          help: 'Lines of the record that no file has.',
+        },
+      }),
     });
     await host.addAll(config);
     const http =

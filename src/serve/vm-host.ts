@@ -146,9 +146,8 @@ export class VmHost implements AsyncDisposable {
     const { machine, attached } = vm;
     await this.#changes.alone([name], async () => {
       if (attached > 0) {
-        this.#log(
-          `VM ${name} ends: a VMM that is attached loses ${attached} functions, and its memory`,
-        );
+        const lost = attached === 1 ? 'a function' : `${attached} functions`;
+        this.#log(`VM ${name} ends: a VMM that is attached loses ${lost}, and its memory`);
       }
       this.#vms.delete(name);
       const all = new AsyncDisposableStack();

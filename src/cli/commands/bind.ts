@@ -1,4 +1,5 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { formatRequesterId, parseRequesterId } from '../../pci/requester-id.ts';
 import type { ControlClient } from '../../serve/control/control-client.ts';
 import type { FunctionDescription, ShownRange } from '../../serve/served-vm.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
@@ -39,7 +40,9 @@ export function bindCommand(): Command {
     )
     .action(async (rid: string, target: string | undefined, flags: BindFlags) => {
       const bound = await withControl(flags, (client) => bind(client, rid, target, flags));
-      process.stdout.write(flags.json ? `${JSON.stringify(bound)}\n` : `${boundText(bound)}\n`);
+      const was = formatRequesterId(parseRequesterId(rid));
+      const text = bound.rid === was ? boundText(bound) : movedText(was, target ?? '', bound);
+      process.stdout.write(flags.json ? `${JSON.stringify(bound)}\n` : `${text}\n`);
     });
 }
 
@@ -71,6 +74,12 @@ function boundText({ rid, entry }: FunctionDescription): string {
   return entry?.slot === 'in-the-clear'
     ? `${rid} goes in the clear`
     : `${rid} goes through slot ${entry?.slot}`;
+}
+
+/** Of a function that is another VM's now, which has given it another requester ID. */
+function movedText(was: string, vm: string, { rid, address, entry }: FunctionDescription): string {
+  const place = address.replace(/^0000:/, '');
+  return `${was} has moved to ${vm}: it is ${rid} now, ${place} in the guest, and goes through slot ${entry?.slot}`;
 }
 
 /** A function's slots by range, the last one up to where addresses end. */

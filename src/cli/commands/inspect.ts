@@ -5,15 +5,25 @@ import { type ControlFlags, jsonOption, socketOption, withControl } from '../con
 import { rangesText } from './bind.ts';
 import { sharedText } from './share.ts';
 
+interface InspectFlags extends ControlFlags {
+  readonly command?: boolean;
+}
+
 export function inspectCommand(): Command {
   return new Command('inspect')
     .description('show one VM of sealbus serve: functions, bindings, keys, and its QEMU')
     .argument('<vm>', 'its name')
-    .addOption(jsonOption())
+    .option(
+      '--command',
+      'only the command that boots it: eval "$(sealbus inspect alpha --command)"',
+    )
+    .addOption(jsonOption().conflicts('command'))
     .addOption(socketOption())
-    .action(async (vm: string, flags: ControlFlags) => {
+    .action(async (vm: string, flags: InspectFlags) => {
       const found = await withControl(flags, (client) => client.ask('inspect', { vm }));
-      process.stdout.write(flags.json ? `${JSON.stringify(found)}\n` : asText(found));
+      const { json, command } = flags;
+      if (json) process.stdout.write(`${JSON.stringify(found)}\n`);
+      else process.stdout.write(command ? `${found.command}\n` : asText(found));
     });
 }
 
@@ -36,6 +46,7 @@ function asText(vm: VmDescription): string {
     `VM ${vm.name}: number ${vm.vm}, ${vm.bytes / 2 ** 20} MiB ${vm.memory}, iommu ${vm.iommu}, ${vm.refused} DMA refused`,
     ...(vm.rootPorts === 0 ? [] : [`root ports: ${vm.rootPorts}`]),
     ...(vm.ram === null ? [] : [`memory: ${vm.ram}`]),
+    ...(vm.dram === null ? [] : [`DRAM: ${vm.dram}`]),
     ...(vm.shared === null ? [] : [sharedText(vm.shared)]),
     '',
     columns(['RID', 'IN GUEST', 'DEVICE', 'VMM', 'SLOT', 'RIGHTS', 'DOMAIN'], functions),

@@ -73,7 +73,7 @@ function asText({ name, virtualFunctions, functions, namespaces }: SubsystemDesc
     one.pending ? `(${pending(one)})` : '',
   ]);
   return [
-    `subsystem ${name}: a physical function and ${virtualFunctions} virtual ones`,
+    `subsystem ${name}: a physical function and ${virtualFunctions} virtual ${virtualFunctions === 1 ? 'one' : 'ones'}`,
     '',
     columns(['FUNCTION', 'VM', 'RID', 'NAMESPACES'], functionRows),
     columns(['NSID', 'FUNCTION', 'VM', 'BYTES', 'BLOCK', 'MODE', 'FILE', ''], namespaceRows),

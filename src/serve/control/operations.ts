@@ -8,7 +8,7 @@ import { formatRequesterId, parseRequesterId, type RequesterId } from '../../pci
 import { ConfigError } from '../config/config-place.ts';
 import { parseServeConfig } from '../config/parse-serve-config.ts';
 import type { ServeConfig } from '../config/serve-config.ts';
-import { metricsText } from '../record/metrics.ts';
+import { metricsText, type OwnCounters } from '../record/metrics.ts';
 import type { RecordLine } from '../record/record-line.ts';
 import type {
   NamespaceDescription,
@@ -44,6 +44,8 @@ export interface VmDescription extends Omit<VmSummary, 'functions'> {
   readonly rootPorts: number;
   /** The file that is its memory, for a VMM to map; null where memory is plain. */
   readonly ram: string | null;
+  /** A file to look at what DRAM holds: ciphertext, and shared pages in the clear; null where memory is plain. */
+  readonly dram: string | null;
   /** Null where memory is plain. */
   readonly shared: SharedDescription | null;
   readonly keys: readonly KeyDescription[];
@@ -100,10 +102,7 @@ type Operations = {
 };
 
 /** @param extra counters of who serves it, for `metrics` */
-export function controlHandler(
-  host: VmHost,
-  extra: () => Readonly<Record<string, number>>,
-): ControlHandler {
+export function controlHandler(host: VmHost, extra: () => OwnCounters): ControlHandler {
   const operations = operationsOn(host, extra);
   return {
     async handle(request, io) {
@@ -113,7 +112,7 @@ export function controlHandler(
   };
 }
 
-function operationsOn(host: VmHost, extra: () => Readonly<Record<string, number>>): Operations {
+function operationsOn(host: VmHost, extra: () => OwnCounters): Operations {
   const { keys } = host;
   const options = ({ vm, bits }: { readonly vm?: string; readonly bits?: number }) => ({
     ...(vm === undefined ? {} : { vm: host.vm(vm).machine.vm }),
@@ -275,6 +274,7 @@ function describeVm(host: VmHost, vm: ServedVm): VmDescription {
     functions: vm.functions,
     rootPorts: machine.rootPorts,
     ram: machine.sealed?.path ?? null,
+    dram: machine.sealed?.dramPath ?? null,
     shared: sharedDescription(machine),
     keys: host.keys
       .list()

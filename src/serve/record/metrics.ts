@@ -26,11 +26,13 @@ class Metric {
   }
 }
 
+/** By name, without the `sealbus_`: those that end in `_total` only grow. */
+export type OwnCounters = Readonly<
+  Record<string, { readonly value: number; readonly help: string }>
+>;
+
 /** @param extra counters of who serves the text, by name */
-export async function metricsText(
-  host: VmHost,
-  extra: Readonly<Record<string, number>> = {},
-): Promise<string> {
+export async function metricsText(host: VmHost, extra: OwnCounters = {}): Promise<string> {
   const { platform, recorder, vms } = host;
   const { iommu, keys } = platform;
   // Of one that has gone its number, as no name can be: each series comes once.
@@ -92,12 +94,10 @@ export async function metricsText(
     new Metric('sealbus_record_lines_total', 'counter', 'Lines of the record.').sample(
       recorder.total,
     ),
-    ...Object.entries(extra).map(([key, value]) =>
-      new Metric(
-        `sealbus_${key}`,
-        key.endsWith('_total') ? 'counter' : 'gauge',
-        `${key.replaceAll('_', ' ')}.`,
-      ).sample(value),
+    ...Object.entries(extra).map(([key, { value, help }]) =>
+      new Metric(`sealbus_${key}`, key.endsWith('_total') ? 'counter' : 'gauge', help).sample(
+        value,
+      ),
     ),
   ];
   return `${metrics.join('\n')}\n`;

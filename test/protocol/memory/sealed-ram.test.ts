@@ -1,17 +1,21 @@
-import { fork } from 'node:child_process';
+import { execFile, fork } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
   existsSync,
   openSync,
+  readdirSync,
   readFileSync,
+  readlinkSync,
   readSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { close } from '../../../src/ffi/libc.ts';
@@ -138,6 +142,32 @@ describe.skipIf(missing !== undefined)('sealed RAM', () => {
     const { truncateSync } = await import('node:fs');
     expect(() => truncateSync(bench.ram.path, 4096)).toThrow(/EPERM/);
     expect(() => openSync(join(bench.directory, 'ram', 'other'), 'r')).toThrow(/ENOENT/);
+  });
+
+  test('DRAM is a file to other processes, which holds ciphertext and is there to be read alone', async () => {
+    await using bench = await sealedBench(MIB);
+    const { memory, ram } = bench;
+    const secret = Buffer.alloc(4096, 'the same secret\n');
+    memory.write(gpa(8192), SLOT, secret);
+    const path = ram.dramPath ?? '';
+    const { stdout } = await promisify(execFile)('cat', [path], {
+      ...{ encoding: 'buffer', maxBuffer: 2 * MIB },
+    });
+    expect(stdout.equals(ram.dram())).toBe(true);
+    expect(stdout.subarray(8192, 8192 + 4096).every((byte) => byte === 0)).toBe(false);
+    expect(stdout.includes('secret')).toBe(false);
+    expect(statSync(path).mode & 0o777).toBe(0o400);
+    ram.close();
+    expect(ram.dramPath).toBeUndefined();
+    expect(readFileSync('/proc/self/maps', 'utf8')).not.toContain(`sealbus-dram-${ram.name}`);
+    const open = readdirSync('/proc/self/fd').flatMap((fd) => {
+      try {
+        return [readlinkSync(`/proc/self/fd/${fd}`)];
+      } catch {
+        return []; // the directory's own
+      }
+    });
+    expect(open.filter((file) => file.includes(`sealbus-dram-${ram.name}`))).toEqual([]);
   });
 
   test('closed, it does no DMA to whatever has its descriptor’s number, and DRAM is given back', async () => {

@@ -343,7 +343,9 @@ describe('the record', () => {
     const at = `http://127.0.0.1:${service.metricsPort}`;
     const metrics = await fetch(`${at}/metrics`);
     expect(metrics.headers.get('content-type')).toContain('version=0.0.4');
-    expect(await metrics.text()).toContain('sealbus_vms 1\n');
+    const text = await metrics.text();
+    expect(text).toContain('sealbus_vms 1\n');
+    expect(text).toMatch(/^# HELP sealbus_control_refused_total Clients .* turned away/m);
     expect((await fetch(`${at}/`)).status).toBe(404);
     expect((await fetch(`${at}/metrics`, { method: 'POST' })).status).toBe(404);
   });
@@ -441,16 +443,17 @@ describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
   });
 
   test('a VM of plain memory beside a sealed one', async () => {
-    const { client, vmm } = await bench(
+    const { client, vmm, log } = await bench(
       vmsOf({ name: 'alpha' }, { name: 'beta', memory: 'plain' }),
     );
     expect(await client.ask('ps', {})).toMatchObject([{ memory: 'sealed' }, { memory: 'plain' }]);
     await vmm('beta');
+    expect(await client.ask('inspect', { vm: 'beta' })).toMatchObject({ ram: null, dram: null });
     const { attached } = await client.ask('vm-remove', { vm: 'beta' });
     expect(attached).toBe(1);
-    expect((await client.ask('inspect', { vm: 'alpha' })).ram).toSatisfy((path: string) =>
-      existsSync(path),
-    );
+    expect(log).toContain('VM beta ends: a VMM that is attached loses a function, and its memory');
+    const { ram, dram } = await client.ask('inspect', { vm: 'alpha' });
+    for (const path of [ram, dram]) expect(existsSync(path ?? '')).toBe(true);
   });
 });
 

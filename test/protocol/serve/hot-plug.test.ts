@@ -181,10 +181,16 @@ test('sealbus bind says where the function goes, and sealbus inspect how many ro
   writeFileSync(config, vmsOf({ name: 'alpha', ...vm }, { name: 'beta', ...vm }));
   const place = end.use(new RunPlace());
   await place.start(['serve', config, '--accel', 'tcg']).said(/^qemu-system|\/qemu-system/m);
-  const moved = await place.run(['bind', '0000:00:04.0', 'beta', '--at', '02:00.0']);
-  expect([moved.code, moved.stdout.toString()]).toEqual([0, '0001:02:00.0 goes through slot 2\n']);
+  const moved = await place.run(['bind', '00:04.0', 'beta', '--at', '02:00.0']);
+  expect([moved.code, moved.stdout.toString()]).toEqual([
+    0,
+    '0000:00:04.0 has moved to beta: it is 0001:02:00.0 now, 02:00.0 in the guest, and goes through slot 2\n',
+  ]);
   const shown = (await place.run(['inspect', 'beta'])).stdout.toString();
   expect(shown).toMatch(/^root ports: 2$/m);
+  const command = (await place.run(['inspect', 'beta', '--command'])).stdout.toString();
+  expect(command).toMatch(/^[^\n]*qemu/);
+  expect(shown.endsWith(`\n${command}`)).toBe(true);
   expect(shown).toMatch(/^0001:02:00\.0 +0000:02:00\.0 /m);
   const wrong = await place.run(['bind', '0001:02:00.0', '--clear', '--at', '01:00.0']);
   expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining('a VM to go to 01:00.0')]);
