@@ -69,7 +69,7 @@ export class UserShell implements Disposable {
     }
     const child = spawn('sh', ['-c', `exec 2>&1\n${line}`], {
       cwd: this.#directory,
-      env: { ...this.#environment, ...env },
+      env: { ...this.environment, ...env },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     let said = '';
@@ -87,7 +87,8 @@ export class UserShell implements Disposable {
     rmSync(this.#root, { recursive: true, force: true });
   }
 
-  get #environment(): Record<string, string | undefined> {
+  /** Of what its user starts: `sealbus` is on the PATH. */
+  get environment(): Record<string, string | undefined> {
     const own = Object.entries(process.env).filter(
       ([name]) => !ours.some((pattern) => pattern.test(name)),
     );

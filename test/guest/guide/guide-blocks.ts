@@ -2,18 +2,30 @@
  * The blocks of a page that say what to do. The word behind a block's language says what it is:
  *
  * - `sh`: lines after `$ ` are run, the lines below each are what it says; `sh fails`: the last one fails
+ * - `sh TERMINAL`: the same in a terminal that keeps its variables and what runs in it; after `/ # ` are lines for a
+ *   guest's shell, `^C` is that key; `sh TERMINAL stays`: the last one goes on running
  * - `ts FILE`: the file's content; `ts shown FILE`: a part of what is there already
  * - `diff FILE`: lines of it that are replaced
  */
 
 export interface Command {
   readonly line: string;
-  /** What it prints: `…` in a line is anything in it, a line of `…` is any lines. */
+  /**
+   * What it prints: `…` in a line is anything in it, a line of `…` is any lines. A row of a hex dump with bytes that
+   * are no text stands for any noise.
+   */
   readonly output: string;
 }
 
+export interface Manner {
+  /** Its name; undefined where each line has a shell of its own. */
+  readonly terminal: string | undefined;
+  readonly fails: boolean;
+  readonly stays: boolean;
+}
+
 export type GuideBlock = { readonly section: string; readonly lineNumber: number } & (
-  | { readonly kind: 'sh'; readonly commands: readonly Command[]; readonly fails: boolean }
+  | ({ readonly kind: 'sh'; readonly commands: readonly Command[] } & Manner)
   | { readonly kind: 'file' | 'shown'; readonly file: string; readonly content: string }
   | {
       readonly kind: 'diff';
@@ -46,7 +58,9 @@ function blockOf(words: string, body: readonly string[], lineNumber: number) {
   const [language = '', ...rest] = words.split(' ');
   const [first = '', second = ''] = rest;
   if (language === 'sh') {
-    return { kind: 'sh', commands: commandsOf(body), fails: first === 'fails' } as const;
+    const manner = { fails: rest.includes('fails'), stays: rest.includes('stays') };
+    const [terminal] = rest.filter((word) => word !== 'fails' && word !== 'stays');
+    return { kind: 'sh', commands: commandsOf(body), terminal, ...manner } as const;
   }
   const content = `${body.join('\n')}\n`;
   if (language === 'ts' && first === 'shown') {
@@ -67,17 +81,27 @@ function blockOf(words: string, body: readonly string[], lineNumber: number) {
 function commandsOf(body: readonly string[]): Command[] {
   const commands: { line: string; output: string[] }[] = [];
   for (const line of body) {
-    if (line.startsWith('$ ')) commands.push({ line: line.slice(2), output: [] });
+    const [, typed] = /^(?:\$|\/ #) (.*)$/.exec(line) ?? /^(\^C)$/.exec(line) ?? [];
+    if (typed !== undefined) commands.push({ line: typed, output: [] });
     else commands.at(-1)?.output.push(line);
   }
   return commands.map(({ line, output }) => ({ line, output: output.join('\n') }));
 }
+
+/** A row of a hex dump, as od and hexdump print it: what stands before its bytes, these, the same as text. */
+const DUMP_ROW = /^(.*?)((?: {1,2}[0-9a-f]{2}){8,}) +[>|].*[<|]$/;
+const NO_TEXT = '(?!(?: +(?:[2-6][0-9a-f]|7[0-9a-e]|0a))+ +[>|])';
 
 /** What a command's output has to match: see {@link Command}. */
 export function outputPattern(expected: string): RegExp {
   const lines = expected.split('\n').map((line, index, { length }) => {
     const end = index === length - 1 ? '' : '\n';
     if (line === '…') return end === '' ? '[^]*' : '(?:.*\n)*?';
+    const [, before = '', bytes = ''] = DUMP_ROW.exec(line) ?? [];
+    if (new RegExp(`^${NO_TEXT}`).test(`${bytes}  |`) && bytes !== '') {
+      const row = `(?: {1,2}[0-9a-f]{2}){${bytes.trim().split(/ +/).length}} +[>|].*[<|]`;
+      return `${escaped(before)}${NO_TEXT}${row}${end}`;
+    }
     return line.split('…').map(escaped).join('.*') + end;
   });
   return new RegExp(`^${lines.join('')}$`);
