@@ -15,8 +15,8 @@ export interface SlotRange {
 
 /** No x86 has more physical address bits. */
 export const SLOT_RANGES_END = 2 ** 52;
-/** A list that somebody keeps by hand. */
-export const SLOT_RANGES_MAX = 1024;
+/** A list that somebody keeps by hand, and that is told whole of each function of a VM. */
+export const SLOT_RANGES_MAX = 128;
 
 /**
  * A translation table that leads every address to itself and says for each which key slot its data goes through:
