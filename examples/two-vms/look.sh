@@ -7,6 +7,7 @@ vm=$1 text=$2
 field() { sealbus inspect "$vm" | sed -n "s/^$1: //p"; }
 memory=$(field memory) # the file that QEMU maps: what the CPU sees
 dram=$(field DRAM)     # what lies in the memory modules
+[ -n "$dram" ] || { echo "look.sh: expected a VM with sealed memory, got $vm" >&2; exit 1; }
 
 sync "$memory" # what the guest has stored last leaves the CPU's cache
 at=$(grep -abxF -m 1 "$text" "$memory" | cut -d: -f1)
