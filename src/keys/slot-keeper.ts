@@ -34,7 +34,7 @@ export interface RotateOptions {
   readonly descriptor?: number | undefined;
   /** Those of the present key unless told. */
   readonly keyBits?: KeyBits | undefined;
-  /** Percent of the thread that serves memory, 5 to 100, while guests are at memory; 20 unless told. */
+  /** Percent of the thread that serves memory, 5 to 100, while guests are at memory; 60 unless told. */
   readonly duty?: number | undefined;
 }
 

@@ -87,7 +87,7 @@ export function keyCommand(): Command {
       .addOption(
         new Option(
           '--duty <percent>',
-          'of the thread that serves memory, while guests are at memory: little disturbs them little, and takes longer (20)',
+          'of the thread that serves memory, while guests are at memory: little disturbs them little, and takes longer (60)',
         ).argParser(percent),
       )
       .option('--wait', 'until it is done')

@@ -122,7 +122,7 @@ test('requests that never end hold it up, and do not stop it', async () => {
     for (const end = performance.now() + 1; performance.now() < end; );
   };
   let others = 0;
-  rotations.begin(SLOT, {});
+  rotations.begin(SLOT, { duty: rotationDuty(20) });
   await turns(10_000, () => {
     others++;
     return stateOf(SLOT) === 'done';
@@ -142,7 +142,7 @@ test('while requests come it rests after each turn; while none comes it does not
   serve = () => {
     requests++;
   };
-  rotations.begin(SLOT, {});
+  rotations.begin(SLOT, { duty: rotationDuty(20) });
   for (let rests = 0; rests < 2; rests++) {
     // Its turn is over soon, and then nothing goes on until its rest is.
     await turns(50, () => false);
