@@ -1,5 +1,5 @@
 import type { DmaTamper } from '../iommu/dma-watch.ts';
-import type { Translation } from '../iommu/domain.ts';
+import { newTranslation } from '../iommu/domain.ts';
 import type { Iommu } from '../iommu/iommu.ts';
 import type { IommuSegment } from '../iommu/iommu-segment.ts';
 import type { KeySlot } from '../keys/key-slot.ts';
@@ -33,13 +33,7 @@ export interface ErringMemory {
  */
 export class MachineUnderTest implements DmaTamper, DramUnderTest {
   readonly #sites = new Map<RequesterId, IommuSite>();
-  readonly #translation: Translation = {
-    address: gpa(0),
-    length: 0,
-    rights: 'none',
-    slot: undefined,
-    generation: undefined,
-  };
+  readonly #translation = newTranslation();
   #machine: FaultyMachine | undefined;
   #segment: IommuSegment | undefined;
 

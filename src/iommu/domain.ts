@@ -1,5 +1,5 @@
 import type { AccessSlot } from '../keys/key-slot.ts';
-import type { Gpa } from '../memory/guest-memory.ts';
+import { type Gpa, gpa } from '../memory/guest-memory.ts';
 import type { DmaDirection } from '../pci/dma-port.ts';
 
 /** What a device may do; a device-table entry and a domain each name theirs, both must allow. */
@@ -33,6 +33,11 @@ export interface Translation {
   slot: AccessSlot | undefined;
   /** Of that slot, when the entry was made: as in a device-table entry. */
   generation: number | undefined;
+}
+
+/** One to be filled in by look-ups. */
+export function newTranslation(): Translation {
+  return { address: gpa(0), length: 0, rights: 'none', slot: undefined, generation: undefined };
 }
 
 /**

@@ -1,5 +1,5 @@
 import { type AccessSlot, isInClear } from '../keys/key-slot.ts';
-import { type Gpa, type GuestMemory, gpa, MemoryError } from '../memory/guest-memory.ts';
+import { type Gpa, type GuestMemory, MemoryError } from '../memory/guest-memory.ts';
 import {
   DmaAbort,
   type DmaAccess,
@@ -18,7 +18,7 @@ import {
   newSegment,
   releaseBytes,
 } from './dma-segment.ts';
-import { allows, type Translation } from './domain.ts';
+import { allows, newTranslation } from './domain.ts';
 import type { IommuSegment } from './iommu-segment.ts';
 import { slotFault } from './slot-check.ts';
 
@@ -45,13 +45,7 @@ export class IommuDmaPort implements DmaPort {
 
   readonly #iommu: IommuSegment;
   readonly #memory: GuestMemory;
-  readonly #translation: Translation = {
-    address: gpa(0),
-    length: 0,
-    rights: 'none',
-    slot: undefined,
-    generation: undefined,
-  };
+  readonly #translation = newTranslation();
   readonly #segments: DmaSegment[] = [];
   #entry: DeviceTableEntry | undefined;
   #entryVersion = -1;

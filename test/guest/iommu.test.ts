@@ -2,11 +2,12 @@
  * Linux's own virtio-iommu driver programs our IOMMU: a device behind it reaches what the guest has
  * mapped for it, while it is mapped, and nothing else.
  */
+
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BUFFER_START } from '../../src/devices/edu/dma-engine.ts';
 import { Edu, type EduOptions } from '../../src/devices/edu/edu.ts';
-import type { Translation } from '../../src/iommu/domain.ts';
+import { newTranslation } from '../../src/iommu/domain.ts';
 import { Machine, type PluggedFunction } from '../../src/machine/machine.ts';
 import { gpa } from '../../src/memory/guest-memory.ts';
 import { formatRequesterId, parseRequesterId } from '../../src/pci/requester-id.ts';
@@ -55,13 +56,7 @@ describe("what Linux's virtio-iommu driver does to a device", () => {
     readonly bytes: Buffer;
   }
   const seen: Seen[] = [];
-  const translation: Translation = {
-    address: gpa(0),
-    length: 0,
-    rights: 'none',
-    slot: undefined,
-    generation: undefined,
-  };
+  const translation = newTranslation();
   const edu = new Edu({
     dmaMask: (1n << 64n) - 1n,
     onTransfer: ({ toRam, source, destination }, bytes) => {
@@ -310,13 +305,7 @@ describe('a guest that is told how to use it', () => {
       same: false,
     },
   ])('$name', async ({ argument, type, same }) => {
-    const translation: Translation = {
-      address: gpa(0),
-      length: 0,
-      rights: 'none',
-      slot: undefined,
-      generation: undefined,
-    };
+    const translation = newTranslation();
     const used: { iova: number; leadsTo: number }[] = [];
     await using machine = await Machine.create({ ...(await machineOptions()), memory: 'plain' });
     const onTransfer: EduOptions['onTransfer'] = ({ toRam, source, destination }) => {

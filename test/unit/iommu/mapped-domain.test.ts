@@ -1,6 +1,12 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { Domain, Rights, Translation, TranslationFault } from '../../../src/iommu/domain.ts';
+import {
+  type Domain,
+  newTranslation,
+  type Rights,
+  type Translation,
+  type TranslationFault,
+} from '../../../src/iommu/domain.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
 import { type KeySlot, keySlot } from '../../../src/keys/key-slot.ts';
 import { vmId } from '../../../src/keys/vm-id.ts';
@@ -137,13 +143,7 @@ test('lines of domains that collide never answer for each other', () => {
   const two = new PageMap(2);
   one.pages.set(31, { frame: 100, rights: 'read' });
   two.pages.set(0, { frame: 200, rights: 'write' });
-  const into: Translation = {
-    address: gpa(0),
-    length: 0,
-    rights: 'none',
-    slot: undefined,
-    generation: undefined,
-  };
+  const into = newTranslation();
   for (let round = 0; round < 3; round++) {
     iommu.iotlb.translate(one, 31 * PAGE, into);
     expect(into).toMatchObject({ address: 100 * PAGE, rights: 'read' });

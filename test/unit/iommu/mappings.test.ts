@@ -1,7 +1,8 @@
 /** The domain that a guest maps into, held against the plainest model of it there is. */
+
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { Rights, Translation } from '../../../src/iommu/domain.ts';
+import { newTranslation, type Rights } from '../../../src/iommu/domain.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
 import { MappedDomain } from '../../../src/iommu/mapped-domain.ts';
 import type { Mapping } from '../../../src/iommu/mapping-tree.ts';
@@ -62,13 +63,7 @@ const lastOf = ({ page, pages }: { page: number; pages: number }) => page + page
 test('after any requests it says of every page what a list of mappings says', {
   timeout: 30_000,
 }, () => {
-  const into: Translation = {
-    address: gpa(0),
-    length: 0,
-    rights: 'none',
-    slot: undefined,
-    generation: undefined,
-  };
+  const into = newTranslation();
   fc.assert(
     fc.property(fc.array(request, { maxLength: 60 }), (requests) => {
       const domain = new MappedDomain(1);
@@ -158,13 +153,7 @@ test('100,000 mappings made in order, looked up, and removed at once', () => {
   const domain = new MappedDomain(1);
   const count = 100_000;
   for (let i = 0; i < count; i++) domain.map(mapping(i, 1, count - i));
-  const into: Translation = {
-    address: gpa(0),
-    length: 0,
-    rights: 'none',
-    slot: undefined,
-    generation: undefined,
-  };
+  const into = newTranslation();
   for (let i = 0; i < count; i += 997) {
     expect(domain.translate(i * PAGE, into)).toBe(undefined);
     expect(into.address).toBe((count - i) * PAGE);

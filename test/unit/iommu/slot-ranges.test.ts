@@ -1,10 +1,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { Translation } from '../../../src/iommu/domain.ts';
+import { newTranslation, type Translation } from '../../../src/iommu/domain.ts';
 import { Iommu } from '../../../src/iommu/iommu.ts';
 import { SLOT_RANGES_END, SLOT_RANGES_MAX, SlotRanges } from '../../../src/iommu/slot-ranges.ts';
 import { IN_CLEAR, keySlot } from '../../../src/keys/key-slot.ts';
-import { gpa } from '../../../src/memory/guest-memory.ts';
 import { FourSlots } from './bench-memory.ts';
 
 const PAGE = 4096;
@@ -14,9 +13,7 @@ const OWN = keySlot(1);
 const newRanges = () => new SlotRanges(new Iommu(new FourSlots()).hostDomain(), OWN, 3);
 
 function translated(table: SlotRanges, iova: number): Translation {
-  const into: Translation = {
-    ...{ address: gpa(0), length: 0, rights: 'none', slot: undefined, generation: undefined },
-  };
+  const into = newTranslation();
   expect(table.domain.translate(iova, into)).toBeUndefined();
   return into;
 }
