@@ -3,6 +3,7 @@ import { Edu } from '../devices/edu/edu.ts';
 import { type FunctionClass, functionClassOf } from '../devices/function-module.ts';
 import type { PciFunction } from '../pci/function.ts';
 import { parseRequesterId, type RequesterId } from '../pci/requester-id.ts';
+import { asArgument } from './as-argument.ts';
 
 /** Where functions go that name no place: from here upwards on bus 0. */
 const FIRST_DEVICE = 4;
@@ -23,12 +24,8 @@ export function parseDevice(text: string, before: readonly DeviceChoice[] = []):
   if (source === '') {
     throw new InvalidArgumentError('expected NAME or FILE[#EXPORT], then @BUS:DEVICE.FUNCTION');
   }
-  try {
-    const rid = place === undefined ? undefined : parseRequesterId(place);
-    return [...before, { source, exportName, rid }];
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
+  const rid = place === undefined ? undefined : asArgument(parseRequesterId, place);
+  return [...before, { source, exportName, rid }];
 }
 
 /**

@@ -1,4 +1,4 @@
-import { InvalidArgumentError, Option } from 'commander';
+import { Option } from 'commander';
 import {
   type FaultChoice,
   type FaultHandle,
@@ -11,6 +11,7 @@ import {
 import type { PluggedFunction } from '../machine/machine.ts';
 import { formatRequesterId } from '../pci/requester-id.ts';
 import { BoundedLog } from '../vfio-user/bounded-log.ts';
+import { asArgument } from './as-argument.ts';
 
 export function faultOption(): Option {
   return new Option(
@@ -60,12 +61,4 @@ export function strikeTeller(say: (line: string) => void): (strike: Strike) => v
 export function faultSummary(plan: FaultPlan, faults: readonly FaultHandle[]): string {
   const counts = faults.map(({ name, struck }) => `${name} ${struck}`).join(', ');
   return `faults that struck: ${counts} (--fault-seed ${formatSeed(plan.seed)} repeats them)`;
-}
-
-function asArgument<T>(parse: (text: string) => T, text: string): T {
-  try {
-    return parse(text);
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
 }

@@ -1,5 +1,6 @@
-import { InvalidArgumentError, Option } from 'commander';
+import { Option } from 'commander';
 import { kernelName, kernelVariable, parseKernel } from '../setup/kernel-choice.ts';
+import { asArgument } from './as-argument.ts';
 
 /** `--kernel`, for every command that boots guests; its value is what `EnsureOptions.kernel` takes. */
 export function kernelOption(): Option {
@@ -12,9 +13,5 @@ export function kernelOption(): Option {
 
 /** A directory becomes absolute: what a command starts may run elsewhere. @throws InvalidArgumentError */
 function parseKernelOption(text: string): string {
-  try {
-    return kernelName(parseKernel(text));
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
+  return asArgument((words) => kernelName(parseKernel(words)), text);
 }

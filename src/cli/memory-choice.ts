@@ -1,17 +1,13 @@
-import { InvalidArgumentError } from 'commander';
 import { parseGuestMemory } from '../machine/memory-size.ts';
 import { probeFuse } from '../memory/fuse/fuse-mount.ts';
 import { FuseUnavailable } from '../memory/fuse/fuse-unavailable.ts';
+import { asArgument } from './as-argument.ts';
 
 export type MemoryChoice = 'auto' | 'sealed' | 'plain';
 
 /** As {@link parseGuestMemory}. @throws InvalidArgumentError */
 export function parseMemorySize(text: string): number {
-  try {
-    return parseGuestMemory(text);
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
+  return asArgument(parseGuestMemory, text);
 }
 
 /**

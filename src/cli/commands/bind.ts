@@ -1,6 +1,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { formatRequesterId, parseRequesterId } from '../../pci/requester-id.ts';
 import type { ControlClient } from '../../serve/control/control-client.ts';
+import type { ControlOperations } from '../../serve/control/control-request.ts';
 import type { FunctionDescription, ShownRange } from '../../serve/served-vm.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
 import { parsePageAddress, parsePageBytes } from './share.ts';
@@ -11,10 +12,8 @@ interface BindFlags extends ControlFlags {
   readonly range?: PageRange;
 }
 
-interface PageRange {
-  readonly address: number;
-  readonly bytes: number;
-}
+/** As the control socket takes it. */
+type PageRange = Pick<ControlOperations['bind-range'], 'address' | 'bytes'>;
 
 export function bindCommand(): Command {
   return new Command('bind')

@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { rotationDuty } from '../../keys/rotation-duty.ts';
 import type { ControlClient } from '../../serve/control/control-client.ts';
 import type { KeyDescription } from '../../serve/control/operations.ts';
+import { asArgument } from '../as-argument.ts';
 import { columns } from '../columns.ts';
 import { type ControlFlags, jsonOption, socketOption, withControl } from '../control-choice.ts';
 import { expectInherited } from '../inherited-descriptor.ts';
@@ -171,11 +172,10 @@ function keyBits(text: string): 128 | 256 {
 
 /** @throws InvalidArgumentError */
 function percent(text: string): number {
-  try {
-    return rotationDuty(/^\d+$/.test(text) ? Number(text) : Number.NaN);
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
+  return asArgument(
+    (words) => rotationDuty(/^\d+$/.test(words) ? Number(words) : Number.NaN),
+    text,
+  );
 }
 
 function descriptor(text: string): number {

@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { atPlace } from '../../serve/config/config-place.ts';
 import { parseServeConfig } from '../../serve/config/parse-serve-config.ts';
 import { type MetricsAddress, parseMetricsAddress } from '../../serve/record/metrics-server.ts';
 import { Service } from '../../serve/service.ts';
+import { asArgument } from '../as-argument.ts';
 import { Interrupted } from '../exit-code.ts';
 import { expectInherited } from '../inherited-descriptor.ts';
 import { interruptible } from '../interruption.ts';
@@ -114,9 +115,5 @@ function asText({ host, controlPath, metricsPort }: Service): string {
 }
 
 function metricsAddress(text: string): MetricsAddress {
-  try {
-    return parseMetricsAddress(text);
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
+  return asArgument(parseMetricsAddress, text);
 }

@@ -6,6 +6,7 @@ import { parseRequesterId, type RequesterId } from '../../pci/requester-id.ts';
 import { portPlaces, ROOT_PORTS_MAX } from '../../vm/root-ports.ts';
 import { CheckedNode } from './checked-node.ts';
 import { findConflicts } from './config-conflicts.ts';
+import { parseName } from './config-name.ts';
 import { ConfigErrors, type ConfigPlace, type Placed } from './config-place.ts';
 import { diskOf, inDirectory } from './disk-config.ts';
 import type {
@@ -18,6 +19,7 @@ import type {
 import { subsystemFunctionOf, subsystemsOf } from './subsystem-config.ts';
 import { findSubsystemConflicts, type KnownSubsystem } from './subsystem-conflicts.ts';
 
+const NAME_MAX = 32;
 const VMS_MAX = KEY_SLOTS - 1;
 /** Bus 0 has no more places. */
 const FUNCTIONS_MAX = 256;
@@ -65,7 +67,7 @@ function vmOf(node: CheckedNode, directory: string): VmConfig | undefined {
   ]);
   if (fields === undefined) return undefined;
   if (fields.name === undefined) node.wrong('expected a name, got none');
-  const name = fields.name?.read('a name', parseVmName);
+  const name = fields.name?.read('a name', (text) => parseName(text, NAME_MAX));
   const boot = placed(fields.boot, (value) =>
     value.text('kernel, or the address of a function with disks') === 'kernel'
       ? undefined
@@ -182,14 +184,6 @@ function placed<T>(
   if (node === undefined) return undefined;
   const value = read(node);
   return value === undefined ? undefined : { place: node.place, value };
-}
-
-/** @throws SyntaxError where it is no VM's name */
-export function parseVmName(text: string): string {
-  if (/^[a-z][a-z0-9-]{0,31}$/.test(text)) return text;
-  throw new SyntaxError(
-    `expected a name of 1 to 32 of a-z, 0-9 and -, a letter first, got ${JSON.stringify(text)}`,
-  );
 }
 
 function parseAddress(text: string): RequesterId {

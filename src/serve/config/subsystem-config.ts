@@ -2,6 +2,7 @@
 import { NAMESPACES_MAX } from '../../devices/nvme/nvme-options.ts';
 import { VIRTUAL_FUNCTIONS_MAX } from '../../devices/nvme/subsystem-place.ts';
 import type { CheckedNode } from './checked-node.ts';
+import { parseName } from './config-name.ts';
 import type { ConfigPlace, Placed } from './config-place.ts';
 import { DISK_FIELDS, type DiskConfig, diskOf, diskOfFields } from './disk-config.ts';
 
@@ -27,6 +28,8 @@ export interface SubsystemFunctionConfig {
 }
 
 const SUBSYSTEMS_MAX = 256;
+/** As a serial number has, which it is. */
+const NAME_MAX = 20;
 
 export function subsystemsOf(node: CheckedNode, directory: string): SubsystemConfig[] {
   const found = node.items(SUBSYSTEMS_MAX)?.map((one) => subsystemOf(one, directory)) ?? [];
@@ -94,10 +97,6 @@ function numberOf(node: CheckedNode | undefined): Placed<number> | undefined {
   return node === undefined || value === undefined ? undefined : { place: node.place, value };
 }
 
-/** @throws SyntaxError where it is no subsystem's name, of which a serial number is made */
-export function parseSubsystemName(text: string): string {
-  if (/^[a-z][a-z0-9-]{0,19}$/.test(text)) return text;
-  throw new SyntaxError(
-    `expected a name of 1 to 20 of a-z, 0-9 and -, a letter first, got ${JSON.stringify(text)}`,
-  );
+function parseSubsystemName(text: string): string {
+  return parseName(text, NAME_MAX);
 }
