@@ -1,5 +1,6 @@
 import type { Clock } from '../pci/clock.ts';
 import type { PciEndpoint, PciLink, ResetCause } from '../pci/endpoint.ts';
+import { relayedLink } from '../pci/relayed-link.ts';
 import type { RequesterId } from '../pci/requester-id.ts';
 import { CompletionSite } from './completion-faults.ts';
 import { DelayLine } from './delay-line.ts';
@@ -77,16 +78,11 @@ export class FaultyFunction implements PciEndpoint, FunctionHost {
     this.#link = link;
     this.#interrupts.plug(link.interrupts);
     this.#dma.plug(link.dma);
-    const { place, clock } = link;
-    this.#inner.plug({
-      dma: this.#dma,
-      interrupts: this.#interrupts,
-      completions: this.#completions,
-      unmodelled: (access) => link.unmodelled(access),
-      fault: (error) => link.fault(error),
-      ...(place === undefined ? {} : { place }),
-      ...(clock === undefined ? {} : { clock: (own) => clock.call(link, own) }),
-    });
+    this.#inner.plug(
+      relayedLink(link, {
+        ...{ dma: this.#dma, interrupts: this.#interrupts, completions: this.#completions },
+      }),
+    );
   }
 
   readBar(bar: number, offset: number, into: Uint8Array): void {

@@ -1,6 +1,7 @@
 import { CapabilityId } from './capability/capability.ts';
 import { msiCapability } from './capability/msi.ts';
 import type { InterruptLink, PciCapability, PciEndpoint, PciLink, ResetCause } from './endpoint.ts';
+import { relayedLink } from './relayed-link.ts';
 
 /** PCI Local Bus 3.0 §6.8.1.3. */
 const MSI_VECTORS_MAX = 32;
@@ -42,16 +43,8 @@ export class MsiForMsix implements PciEndpoint {
   }
 
   plug(link: PciLink): void {
-    const { interrupts, place, completions, clock } = link;
-    this.#inner.plug({
-      dma: link.dma,
-      interrupts: asMsix(interrupts, this.interruptVectors.msi),
-      unmodelled: (access) => link.unmodelled(access),
-      fault: (error) => link.fault(error),
-      ...(place === undefined ? {} : { place }),
-      ...(completions === undefined ? {} : { completions }),
-      ...(clock === undefined ? {} : { clock: (own) => clock.call(link, own) }),
-    });
+    const interrupts = asMsix(link.interrupts, this.interruptVectors.msi);
+    this.#inner.plug(relayedLink(link, { interrupts }));
   }
 
   readBar(bar: number, offset: number, into: Uint8Array): void {
