@@ -2,12 +2,16 @@ import type { AccessSlot } from '../keys/key-slot.ts';
 import type { HostDomain } from './host-domain.ts';
 import { MAPPING_GRANULE } from './mapped-domain.ts';
 
-/** Addresses of a guest, and what data there goes through. */
-export interface SlotRange {
+/** Addresses of a guest; whole pages. */
+export interface AddressRange {
   /** A multiple of 4096. */
   readonly start: number;
   /** A multiple of 4096. */
   readonly bytes: number;
+}
+
+/** And what data there goes through. */
+export interface SlotRange extends AddressRange {
   readonly slot: AccessSlot;
   /** Of that slot, when it was named: DMA is refused once it has been destroyed and filled again. */
   readonly generation?: number | undefined;

@@ -1,7 +1,7 @@
 import type { DeviceTableEntry } from '../iommu/device-table.ts';
 import { IdentityDomain } from '../iommu/domain.ts';
-import { type SlotRange, SlotRanges } from '../iommu/slot-ranges.ts';
-import { type AccessSlot, IN_CLEAR, isInClear, type KeySlot } from '../keys/key-slot.ts';
+import { type AddressRange, type SlotRange, SlotRanges } from '../iommu/slot-ranges.ts';
+import { type AccessSlot, IN_CLEAR, type KeySlot } from '../keys/key-slot.ts';
 import type { Platform } from '../machine/platform.ts';
 import { formatRequesterId, type RequesterId } from '../pci/requester-id.ts';
 import type { Recorder } from './record/recorder.ts';
@@ -9,12 +9,6 @@ import type { ServedVm } from './served-vm.ts';
 
 /** A key slot, or `clear`: no key, for shared pages. */
 export type BoundSlot = KeySlot | 'clear';
-
-/** Addresses as the guest has them; whole pages. */
-export interface BoundRange {
-  readonly start: number;
-  readonly bytes: number;
-}
 
 /**
  * What functions of served VMs find their slots by. One way holds for a function: the device table, which names one
@@ -52,14 +46,13 @@ export class SlotBindings {
    * @throws as {@link bind}; RangeError where the range is not of whole pages, or is one too many; Error where the
    *   translations are the guest's to make
    */
-  bindRange(rid: RequesterId, vm: ServedVm, range: BoundRange, slot: BoundSlot): void {
+  bindRange(rid: RequesterId, vm: ServedVm, range: AddressRange, slot: BoundSlot): void {
     const entry = this.#entryOf(rid);
     const named = this.#named(rid, entry, vm, slot);
     const table = this.#tableOf(rid) ?? this.#newTable(entry, vm);
     table.set({ ...range, ...named });
     this.#follow(rid, entry, table);
-    const generation = isInClear(named.slot) ? null : (named.generation ?? null);
-    this.#recorder.range(rid, { vm: entry.vm, range, slot: named.slot, generation });
+    this.#recorder.range(rid, { vm: entry.vm, range, ...named });
   }
 
   /**

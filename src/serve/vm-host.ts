@@ -1,3 +1,4 @@
+import type { AddressRange } from '../iommu/slot-ranges.ts';
 import { type KeySlot, keySlot } from '../keys/key-slot.ts';
 import { NotInGuestError } from '../machine/hot-plug.ts';
 import type { Instrument } from '../machine/instrument.ts';
@@ -15,7 +16,7 @@ import { type MakeOptions, makeFunction, serialAt } from './make-function.ts';
 import { Recorder } from './record/recorder.ts';
 import type { FunctionPlace } from './served-subsystem.ts';
 import { noCommand, type PrintedCommand, printedCommand, ServedVm } from './served-vm.ts';
-import { type BoundRange, type BoundSlot, SlotBindings } from './slot-bindings.ts';
+import { type BoundSlot, SlotBindings } from './slot-bindings.ts';
 import { Subsystems } from './subsystems.ts';
 import { VmChanges } from './vm-changes.ts';
 
@@ -176,7 +177,7 @@ export class VmHost implements AsyncDisposable {
    *   its VM changes, or has no shared pages, as memory is plain; NotInGuestError where it has moved, and the guest that runs has not got it
    */
   async bind(rid: RequesterId, target: BindTarget): Promise<RequesterId> {
-    const from = this.#vmOf(rid);
+    const { vm: from, plugged } = this.#find(rid);
     if (target === 'clear' || 'slot' in target) {
       // One that moves would lose it at once.
       this.#changes.expectNone([from.name]);
@@ -186,12 +187,13 @@ export class VmHost implements AsyncDisposable {
     const { at } = target;
     const to = this.vm(target.vm);
     if (from !== to || at !== undefined) {
-      return await this.#changes.alone([from.name, to.name], () => this.#move(rid, from, to, at));
+      return await this.#changes.alone([from.name, to.name], () =>
+        this.#move(plugged, from, to, at),
+      );
     }
     return await this.#changes.alone([to.name], async () => {
       this.bindings.bind(rid, to, to.machine.slot);
-      const plugged = to.machine.functions.find((one) => one.rid === rid);
-      if (plugged !== undefined) await to.machine.attach(plugged);
+      await to.machine.attach(plugged);
       return rid;
     });
   }
@@ -200,8 +202,8 @@ export class VmHost implements AsyncDisposable {
    * Binds what a function does in a range of addresses to a slot, by the translation.
    * @throws Error where there is no such function, or its VM changes; as SlotBindings.bindRange
    */
-  bindRange(rid: RequesterId, range: BoundRange, slot: BoundSlot): void {
-    const vm = this.#vmOf(rid);
+  bindRange(rid: RequesterId, range: AddressRange, slot: BoundSlot): void {
+    const { vm } = this.#find(rid);
     this.#changes.expectNone([vm.name]);
     this.bindings.bindRange(rid, vm, range, slot);
   }
@@ -241,22 +243,24 @@ export class VmHost implements AsyncDisposable {
     if (errors.length > 0) throw errors[0];
   }
 
-  #vmOf(rid: RequesterId): ServedVm {
-    const found = this.vms.find(({ machine }) => machine.functions.some((one) => one.rid === rid));
-    if (found !== undefined) return found;
+  #find(rid: RequesterId): { readonly vm: ServedVm; readonly plugged: PluggedFunction } {
+    for (const vm of this.#vms.values()) {
+      const plugged = vm.machine.functions.find((one) => one.rid === rid);
+      if (plugged !== undefined) return { vm, plugged };
+    }
     const name = formatRequesterId(rid);
     throw new Error(`expected the requester ID of a function, got ${name}, which is none's`);
   }
 
   async #move(
-    rid: RequesterId,
+    plugged: PluggedFunction,
     from: ServedVm,
     to: ServedVm,
     address: RequesterId | undefined,
   ): Promise<RequesterId> {
-    const plugged = from.machine.functions.find((one) => one.rid === rid);
+    const { rid } = plugged;
     const served = this.#functions.get(rid);
-    if (plugged === undefined || served === undefined) {
+    if (served === undefined) {
       throw new Error(`expected a function to move, got ${formatRequesterId(rid)}, the VM's IOMMU`);
     }
     if (from.config.boot?.value === plugged.address) {

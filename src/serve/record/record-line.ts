@@ -1,6 +1,7 @@
 /** The record's lines: what became of bindings, keys and DMA, for whoever looks afterwards. No key is in any. */
 import type { DeviceTableEntry } from '../../iommu/device-table.ts';
 import type { FaultRecord } from '../../iommu/fault-log.ts';
+import type { AddressRange } from '../../iommu/slot-ranges.ts';
 import { type AccessSlot, isInClear } from '../../keys/key-slot.ts';
 import type { SlotDescription } from '../../keys/slot-lifecycle.ts';
 import type { VmId } from '../../keys/vm-id.ts';
@@ -61,10 +62,10 @@ function shownIova(iova: Iova): string {
 /** A range of a function's addresses, and what data there goes through from now on. */
 export interface RangeBinding {
   readonly vm: VmId;
-  readonly range: { readonly start: number; readonly bytes: number };
+  readonly range: AddressRange;
   readonly slot: AccessSlot;
-  /** Of the slot; null where it is none. */
-  readonly generation: number | null;
+  /** Of the slot; undefined where it is none. */
+  readonly generation: number | undefined;
 }
 
 const nothing = { rid: null, vm: null, slot: null, generation: null } as const;
@@ -147,7 +148,8 @@ export function rangeLine(
 ): RecordLine {
   return {
     ...{ time: now.toISOString(), event: 'binding', rid: formatRequesterId(rid), vm },
-    ...{ slot: shownSlot(slot), generation, reason: 'range-bound', slotFrom: 'translation' },
+    ...{ slot: shownSlot(slot), generation: generation ?? null, reason: 'range-bound' },
+    slotFrom: 'translation',
     ...{ address: `0x${range.start.toString(16)}`, bytes: range.bytes },
   };
 }
