@@ -75,9 +75,8 @@ export class Rotations {
     const { keys, memories, tell } = this.#options;
     keys.rotate(slot, source);
     const { vm, generation } = keys.describe(slot);
-    const rotation = new Rotation(
-      ...([slot, generation, vm === undefined ? [] : memories(vm), duty] as const),
-    );
+    const swept = vm === undefined ? [] : memories(vm);
+    const rotation = new Rotation(slot, generation, swept, duty);
     this.#rotations.set(slot, rotation);
     tell(rotation.progress);
     this.#schedule();
