@@ -1,6 +1,6 @@
 /** The `sealbus` command as a shell starts it, and what it may leave behind. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -35,6 +35,12 @@ export interface Running {
 export class RunPlace implements Disposable {
   /** XDG_RUNTIME_DIR of the runs. */
   readonly path = mkdtempSync(join(tmpdir(), 'sealbus-test-'));
+  /** A directory for the files of a test, which goes with the place. */
+  readonly files = join(this.path, 'files');
+
+  constructor() {
+    mkdirSync(this.files);
+  }
 
   start(args: readonly string[], options: StartOptions = {}): Running {
     return this.spawn([process.execPath, main, ...args], options);

@@ -6,7 +6,6 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
-  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -16,7 +15,6 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Vmm } from '../../../src/client/vmm.ts';
@@ -36,21 +34,17 @@ const coresHere =
 const SECTION = 2 ** 24;
 
 let place: RunPlace;
-/** Where processes run, and leave cores and snapshots. */
-let directory: string;
 beforeEach(() => {
   place = new RunPlace();
-  directory = mkdtempSync(join(tmpdir(), 'sealbus-secrecy-'));
 });
 afterEach(() => {
   place[Symbol.dispose]();
-  rmSync(directory, { recursive: true, force: true });
 });
 
 /** A key in a file, and two pieces of it that nobody else has. */
 function newKey(name: string) {
   const key = randomBytes(64);
-  const path = join(directory, name);
+  const path = join(place.files, name);
   writeFileSync(path, key);
   return { key, path, parts: [key.subarray(0, 16), key.subarray(32, 48)] };
 }
@@ -60,7 +54,7 @@ type Key = ReturnType<typeof newKey>;
 const command = `'${process.execPath}' '${join(repository, 'src/cli/main.ts')}'`;
 
 function shell(line: string, env: Readonly<Record<string, string>> = {}) {
-  return place.spawn(['sh', '-c', line], { cwd: directory, env });
+  return place.spawn(['sh', '-c', line], { cwd: place.files, env });
 }
 
 /** A command of sealbus that is to end well. @returns all that it has printed */
@@ -72,13 +66,13 @@ async function sealbus(line: string): Promise<string> {
 
 /** alpha's key comes out of a descriptor; whatever may be recorded is. */
 async function serve(key: Key, env: Readonly<Record<string, string>> = {}) {
-  const config = join(directory, 'vms.json');
-  const socket = join(directory, 'edu.sock');
+  const config = join(place.files, 'vms.json');
+  const socket = join(place.files, 'edu.sock');
   const functions = [{ device: 'edu', at: '00:04.0', socket }];
   writeFileSync(config, vmsOf({ name: 'alpha', key: { descriptor: 7 }, functions }));
   const flags = `--json --accel tcg --record record.ndjson --metrics 127.0.0.1:0`;
   const line = `ulimit -c unlimited; exec ${command} serve ${config} ${flags} 7<${key.path}`;
-  const running = shell(line, { SEALBUS_TRACE: join(directory, 'traces'), ...env });
+  const running = shell(line, { SEALBUS_TRACE: join(place.files, 'traces'), ...env });
   await running.said(/"control":"[^"]+".*\n/);
   return { ...running, pid: running.child.pid ?? 0, socket };
 }
@@ -142,7 +136,7 @@ describe.skipIf(noSealedRam() !== undefined)('keys that are served', { timeout: 
     ];
     const keys = [own, next, other, third];
     const { child, pid, socket, ended } = await serve(own, {
-      NODE_OPTIONS: `--heapsnapshot-signal=SIGUSR2 --diagnostic-dir=${directory}`,
+      NODE_OPTIONS: `--heapsnapshot-signal=SIGUSR2 --diagnostic-dir=${place.files}`,
     });
     const { controller } = place;
     // Root alone may look into the controller.
@@ -181,7 +175,7 @@ describe.skipIf(noSealedRam() !== undefined)('keys that are served', { timeout: 
     for (const process_ of [pid, controller]) {
       process.kill(process_, 'SIGUSR2');
       const snapshots = () =>
-        filesIn(directory, new RegExp(`^Heap\\..*\\.${process_}\\..*heapsnapshot$`));
+        filesIn(place.files, new RegExp(`^Heap\\..*\\.${process_}\\..*heapsnapshot$`));
       await until(() => snapshots().length === 1, 60_000, `a heap snapshot of ${process_}`);
       // It answers once the snapshot is whole: counters are the controller's.
       await client.ask('metrics', {});
@@ -209,7 +203,10 @@ describe.skipIf(noSealedRam() !== undefined)('keys that are served', { timeout: 
     child.kill('SIGTERM');
     const { code, stdout, stderr } = await ended;
     expect(code, stderr).toBe(0);
-    const written = [...filesIn(directory, /record\.ndjson$/), ...filesIn(directory, /^traces\/./)];
+    const written = [
+      ...filesIn(place.files, /record\.ndjson$/),
+      ...filesIn(place.files, /^traces\/./),
+    ];
     expect(written).toHaveLength(2);
     const files = written.map((path) => readFileSync(path));
     expect(files[0]?.includes('"reason":"rotation-done"')).toBe(true);
@@ -221,7 +218,7 @@ describe.skipIf(noSealedRam() !== undefined)('keys that are served', { timeout: 
   test('that are still on their way are in no process: whoever waits does not read them', async () => {
     const own = newKey('own');
     const { child, pid, ended } = await serve(own);
-    const pipe = join(directory, 'pipe');
+    const pipe = join(place.files, 'pipe');
     execFileSync('mkfifo', [pipe]);
     const late = randomBytes(64);
     const load = shell(`exec ${command} key load 9 --vm alpha --json <${pipe}`);
@@ -253,7 +250,7 @@ describe.skipIf(noSealedRam() !== undefined)('keys that are served', { timeout: 
     'are in no core dump: who serves leaves one without them, the memory controller none',
     async () => {
       const [own, next] = [newKey('own'), newKey('next')];
-      const cores = () => filesIn(directory, /^core/);
+      const cores = () => filesIn(place.files, /^core/);
       const first = await serve(own);
       await useMemory(first.socket);
       await sealbus(`key rotate alpha --fd 5 --wait 5<${next.path}`);

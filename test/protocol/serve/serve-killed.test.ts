@@ -2,9 +2,8 @@
  * SIGKILL of `sealbus serve` at one moment after the other. Each next start has the same configuration: its socket, disk,
  * slot and port may not be taken by what was left.
  */
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Vmm } from '../../../src/client/vmm.ts';
@@ -14,17 +13,14 @@ import { noSealedRam } from '../memory/sealed-bench.ts';
 import { GPA, MIB, vmsOf } from './service-bench.ts';
 
 let place: RunPlace;
-let directory: string;
 beforeEach(() => {
   place = new RunPlace();
-  directory = mkdtempSync(join(tmpdir(), 'sealbus-serve-'));
 });
 afterEach(() => {
   place[Symbol.dispose]();
-  rmSync(directory, { recursive: true, force: true });
 });
 
-const inPlace = (name: string) => join(directory, name);
+const inPlace = (name: string) => join(place.files, name);
 
 /** A VM with a disk and a socket that no other may have. */
 function vm(name: string, slot: number) {
@@ -66,7 +62,7 @@ const working = [
   ['nothing is', () => undefined],
   [
     'a VM comes',
-    (client) => client.ask('vm-add', { text: vm('beta', 5), file: 'more', directory }),
+    (client) => client.ask('vm-add', { text: vm('beta', 5), file: 'more', directory: place.files }),
   ],
   ['a VM goes', (client) => client.ask('vm-remove', { vm: 'alpha' })],
   ['a key is made', (client) => client.ask('key-generate', { slot: 9, vm: 'alpha' })],

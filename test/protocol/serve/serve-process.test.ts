@@ -1,6 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, closeSync, openSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Vmm } from '../../../src/client/vmm.ts';
@@ -11,18 +10,15 @@ import { eduReads } from './edu-transfer.ts';
 import { vmsOf } from './service-bench.ts';
 
 let place: RunPlace;
-let directory: string;
 beforeEach(() => {
   place = new RunPlace();
-  directory = mkdtempSync(join(tmpdir(), 'sealbus-serve-'));
 });
 afterEach(() => {
   place[Symbol.dispose]();
-  rmSync(directory, { recursive: true, force: true });
 });
 
 function configured(text: string): string {
-  const path = join(directory, 'vms.yaml');
+  const path = join(place.files, 'vms.yaml');
   writeFileSync(path, text);
   return path;
 }
@@ -91,7 +87,7 @@ describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
   const sealed = (extra: object = {}) => vmsOf({ name: 'alpha', ...extra });
 
   test('keys come out of descriptors, at the start and later; from no argument and no environment', async () => {
-    const key = join(directory, 'key');
+    const key = join(place.files, 'key');
     writeFileSync(
       key,
       Uint8Array.from({ length: 64 }, (_, at) => at * 3),
@@ -122,7 +118,7 @@ describe.skipIf(noSealedRam() !== undefined)('with sealed memory', () => {
 
   test('SIGTERM does not wait for a key that does not come', async () => {
     const { child, ended } = await serving(configured(sealed()));
-    const pipe = join(directory, 'pipe');
+    const pipe = join(place.files, 'pipe');
     execFileSync('mkfifo', [pipe]);
     const descriptor = openSync(pipe, 'r+');
     try {
@@ -177,9 +173,9 @@ describe.skipIf(process.getuid?.() !== 0)('another user', () => {
 });
 
 test('a second start beside the first, which has its socket, its disk and its port, is refused by line; the first runs on', async () => {
-  const disk = join(directory, 'disk.img');
+  const disk = join(place.files, 'disk.img');
   writeFileSync(disk, new Uint8Array(2 ** 20));
-  const socket = { at: '00:04.0', socket: join(directory, 'edu.sock') };
+  const socket = { at: '00:04.0', socket: join(place.files, 'edu.sock') };
   const of = (...functions: object[]) => vmsOf({ name: 'alpha', memory: 'plain', functions });
   const edu = { device: 'edu', ...socket };
   const nvme = { device: 'nvme', at: '00:05.0', disks: [disk] };
@@ -203,7 +199,7 @@ test('a second start beside the first, which has its socket, its disk and its po
 });
 
 test('a VMM that floods its function is served, and keeps neither another VM nor the control socket from it', async () => {
-  const sockets = ['alpha', 'beta'].map((name) => join(directory, `${name}.sock`));
+  const sockets = ['alpha', 'beta'].map((name) => join(place.files, `${name}.sock`));
   const vms = sockets.map((socket, n) => ({
     ...{ name: `vm${n}`, memory: 'plain' },
     functions: [{ device: 'edu', at: '00:04.0', socket }],
@@ -230,7 +226,7 @@ test('a VMM that floods its function is served, and keeps neither another VM nor
 });
 
 test('a file that is not there is named', async () => {
-  const { code, stderr } = await place.run(['serve', join(directory, 'none.yaml')]);
+  const { code, stderr } = await place.run(['serve', join(place.files, 'none.yaml')]);
   expect(code).toBe(1);
   expect(stderr).toContain('none.yaml');
 });

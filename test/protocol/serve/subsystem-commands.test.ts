@@ -1,19 +1,15 @@
 /** `sealbus subsystem` against a `sealbus serve` that runs. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { RunPlace } from '../cli/sealbus.ts';
 
 let place: RunPlace;
-let directory: string;
 beforeEach(() => {
   place = new RunPlace();
-  directory = mkdtempSync(join(tmpdir(), 'sealbus-subsystem-'));
 });
 afterEach(() => {
   place[Symbol.dispose]();
-  rmSync(directory, { recursive: true, force: true });
 });
 
 const pool = `subsystems:
@@ -32,9 +28,9 @@ vms:
 
 function configured(text: string): string {
   for (const name of ['one.img', 'spare.img']) {
-    writeFileSync(join(directory, name), new Uint8Array(2 ** 20));
+    writeFileSync(join(place.files, name), new Uint8Array(2 ** 20));
   }
-  const path = join(directory, 'vms.yaml');
+  const path = join(place.files, 'vms.yaml');
   writeFileSync(path, text);
   return path;
 }

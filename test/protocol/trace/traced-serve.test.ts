@@ -1,6 +1,5 @@
 /** `sealbus trace` around `sealbus serve`: a trace of each VM. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Vmm } from '../../../src/client/vmm.ts';
@@ -10,25 +9,22 @@ import { eduReads } from '../serve/edu-transfer.ts';
 import { GPA, MIB, vmsOf } from '../serve/service-bench.ts';
 
 let place: RunPlace;
-let directory: string;
 beforeEach(() => {
   place = new RunPlace();
-  directory = mkdtempSync(join(tmpdir(), 'sealbus-traces-'));
 });
 afterEach(() => {
   place[Symbol.dispose]();
-  rmSync(directory, { recursive: true, force: true });
 });
 
 test('VMs that are served together are traced each into a file of its own, in their order', async () => {
-  const config = join(directory, 'vms.yaml');
-  const sockets = ['alpha', 'beta'].map((name) => join(directory, `${name}.sock`));
+  const config = join(place.files, 'vms.yaml');
+  const sockets = ['alpha', 'beta'].map((name) => join(place.files, `${name}.sock`));
   const vms = sockets.map((socket, n) => ({
     ...{ name: `vm${n}`, memory: 'plain' },
     functions: [{ device: 'edu', at: '00:04.0', socket }],
   }));
   writeFileSync(config, vmsOf(...vms));
-  const output = join(directory, 'vms.ndjson');
+  const output = join(place.files, 'vms.ndjson');
   const flags = ['-o', output, '--data', '4'];
   const serve = ['serve', config, '--json', '--accel', 'tcg'];
   const running = place.start(['trace', ...flags, '--', ...serve]);
@@ -42,7 +38,7 @@ test('VMs that are served together are traced each into a file of its own, in th
   const { code, stderr } = await running.ended;
   expect(code, stderr).toBe(0);
   expect(stderr).toMatch(/traced .*vms\.ndjson, .*traced .*vms-2\.ndjson, /s);
-  for (const [n, path] of [output, join(directory, 'vms-2.ndjson')].entries()) {
+  for (const [n, path] of [output, join(place.files, 'vms-2.ndjson')].entries()) {
     const { events, cut } = readTrace(path);
     expect(cut).toBe(false);
     const rid = n === 0 ? '00:04.0' : '0001:00:04.0';
